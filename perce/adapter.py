@@ -1,0 +1,84 @@
+"""LoRA adapters on a base model: make one, load one, save one, take one off.
+
+Folders are plain PEFT folders, which `peft` and vLLM load; what a folder must fulfil is
+`perce.adapter_files`.
+"""
+
+from copy import copy
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from perce.adapter_files import (
+    FINGERPRINT_KEY,
+    TARGET_MODULES,
+    WEIGHTS_FILE,
+    check_adapter,
+    model_fingerprint,
+)
+from perce.hyperparameters import Hyperparameters
+
+
+def new_adapter(model: PreTrainedModel, hyper: Hyperparameters) -> PeftModel:
+    """Put a fresh, trainable LoRA adapter on a base model, which changes in place.
+
+    Its B matrices are zero, so the model's outputs are unchanged; its A matrices depend on
+    `hyper.seed` alone.
+    """
+    config = LoraConfig(
+        r=hyper.rank,
+        lora_alpha=hyper.alpha,
+        lora_dropout=hyper.dropout,
+        target_modules=list(TARGET_MODULES),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(hyper.seed)
+        return get_peft_model(model, config).eval()
+
+
+def load_adapter(model: PreTrainedModel, folder: Path | str, trainable: bool = True) -> PeftModel:
+    """Put a saved adapter on a base model, which changes in place.
+
+    Args:
+        model: The base model that the adapter was trained on.
+        folder: A PEFT adapter folder.
+        trainable: Whether to train it further.
+
+    Raises:
+        perce.adapter_files.AdapterError: The folder is broken or is for another base model.
+    """
+    check_adapter(folder, base_model=model.name_or_path or None)
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+
+
+def save_adapter(peft_model: PeftModel, folder: Path | str) -> None:
+    """Write the adapter as a PEFT folder that names its base model and that model's hash.
+
+    Raises:
+        perce.adapter_files.BrokenWeights: A weight is NaN or infinite; the folder is written,
+            but must not be used.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = copy(peft_model.peft_config[peft_model.active_adapter])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        folder / WEIGHTS_FILE,
+        metadata={
+            "format": "pt",
+            FINGERPRINT_KEY: model_fingerprint(config.base_model_name_or_path or ""),
+        },
+    )
+    check_adapter(folder)
+
+
+def remove_adapter(peft_model: PeftModel) -> PreTrainedModel:
+    """Take the adapter off again; the base model is as it was before."""
+    return peft_model.unload()

@@ -1,0 +1,47 @@
+"""The PerCE loss and its token weights.
+
+PerContrast, eq. 4-5: `loss = -(1/n) sum_i w_i log P(y_i | p_u, x, y_<i)` with
+`w_i = clip(PIR(y_i), m, M)`. The weights are constants for the gradient. With m = M = 1 this
+is plain cross-entropy.
+
+Shapes: N reply tokens, of one reply or of a batch of replies laid end to end.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+Normalize = Literal["count", "weights"]
+
+
+def perce_weights(
+    logprobs_N: Tensor, logprobs_without_N: Tensor, clip_min: float, clip_max: float
+) -> Tensor:
+    """Token weights `clip(PIR, m, M)` (eq. 5), cut off from the gradient.
+
+    Args:
+        logprobs_N: Natural-log probabilities with the persona.
+        logprobs_without_N: The same tokens' without it.
+        clip_min: m.
+        clip_max: M.
+
+    Returns:
+        weights_N, without gradient.
+    """
+    return (logprobs_N.detach() - logprobs_without_N.detach()).clamp(clip_min, clip_max)
+
+
+def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "count") -> Tensor:
+    """The weighted negative log-likelihood of the reply tokens (eq. 4), in nats per token.
+
+    Args:
+        logprobs_N: Natural-log probabilities with the persona; the gradient flows here.
+        weights_N: From `perce_weights`.
+        normalize: `count` divides by the number of tokens, as in the paper; `weights` divides
+            by the weights' sum, so that the loss stays on the scale of cross-entropy.
+
+    Returns:
+        A scalar.
+    """
+    total = -(weights_N * logprobs_N).sum()
+    return total / (weights_N.sum() if normalize == "weights" else logprobs_N.numel())
