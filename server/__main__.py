@@ -1,0 +1,25 @@
+"""The gateway's process: `python -m server`."""
+
+import uvicorn
+
+from perce.retrieval import Encoder
+from perce.tokens import ChatTokenizer
+from server.app import create_app
+from server.services import Services, connect_engines
+from server.settings import Settings
+
+
+def main() -> None:
+    """Serve until stopped."""
+    settings = Settings()
+    services = Services.build(
+        settings,
+        connect_engines(settings),
+        ChatTokenizer.load(settings.model),
+        Encoder(settings.encoder),
+    )
+    uvicorn.run(create_app(services), host=settings.host, port=settings.port, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The gateway as an ASGI application: routes, errors in OpenAI's shape, life cycle."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from perce.errors import AttuneError
+from server.errors import error_body, http_error
+from server.metrics import MetricsMiddleware
+from server.routes import adapters, health, memory, openai, pir, users
+from server.services import Services
+
+log = structlog.get_logger()
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build the gateway around its services."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(services.database.migrate, services.settings.home)
+        yield
+        await services.close()
+
+    app = FastAPI(title="Attune", lifespan=lifespan)
+    app.state.services = services
+    app.add_middleware(MetricsMiddleware)
+    for module in (health, openai, pir, users, memory, adapters):
+        app.include_router(module.router)
+    app.add_exception_handler(AttuneError, _attune_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unforeseen)
+    return app
+
+
+async def _attune_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, AttuneError)
+    status, body = http_error(error)
+    return JSONResponse(body, status)
+
+
+async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = f"{where or 'The body'}: {first['msg']}."
+    return JSONResponse(
+        error_body(message, "invalid_request_error", "invalid_request", where or None), 400
+    )
+
+
+async def _http_exception(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    return JSONResponse(
+        error_body(str(error.detail), kind, "http_error"), error.status_code, error.headers
+    )
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    log.error("unforeseen error", path=request.url.path, exc_info=error)
+    message = "Something went wrong in the gateway; its log has the details."
+    return JSONResponse(error_body(message, "server_error", "internal"), 500)

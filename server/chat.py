@@ -1,0 +1,176 @@
+"""A chat turn: persona context → prompt pair → adapter → engine → PIR → log.
+
+Streamed and whole replies take the same way; nothing of the store stays open while the
+engine generates.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from perce.tokens import ChatTokenizer
+from server.errors import BadRequestError, TooLargeError
+from server.explain import Explainer
+from server.personas import Persona, Personas, check_contrast
+from server.reply import Reply, strip
+from server.schemas import ChatRequest
+from server.settings import Settings
+from server.store.database import Database
+from server.store.tables import Interaction, User
+
+# The papers' sampling: at most 512 new tokens.
+DEFAULT_MAX_TOKENS = 512
+_PATH = "/v1/chat/completions"
+_OURS = {"personalization", "user", "store"}
+
+
+class Chat:
+    """Answers chat requests as the user's own model."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        personas: Personas,
+        tokenizer: ChatTokenizer,
+        explainer: Explainer,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._personas = personas
+        self._tokenizer = tokenizer
+        self._explainer = explainer
+
+    async def complete(self, user: User, request: ChatRequest) -> dict[str, Any]:
+        """Answer with a whole reply, in OpenAI's shape with our extension.
+
+        Raises:
+            AttuneError: The request cannot be answered; see `server.errors`.
+        """
+        self._check_size(request)
+        wish, messages = request.personalization, request.plain_messages()
+        async with self._personas.choose(user, messages, wish) as persona:
+            body = self._engine_request(request, persona)
+            response = await persona.post(_PATH, body)
+            reply = Reply()
+            reply.add(response)
+            extension = await self._extension(request, persona, reply)
+        if request.store:
+            await run_in_threadpool(self._log, user, messages, persona, reply)
+        response["model"] = request.model or persona.base.name
+        response["personalization"] = extension
+        return strip(response, request.logprobs)
+
+    async def stream(self, user: User, request: ChatRequest) -> AsyncGenerator[dict[str, Any]]:
+        """Answer chunk by chunk; the last chunk carries our extension.
+
+        Raises:
+            AttuneError: The request cannot be answered; see `server.errors`.
+        """
+        self._check_size(request)
+        wish, messages = request.personalization, request.plain_messages()
+        async with self._personas.choose(user, messages, wish) as persona:
+            body = self._engine_request(request, persona)
+            reply, held = Reply(), list[dict[str, Any]]()
+            async for chunk in persona.stream(_PATH, body):
+                reply.add(chunk)
+                chunk["model"] = request.model or persona.base.name
+                strip(chunk, request.logprobs)
+                if held or _ends(chunk):
+                    # What comes after the text waits for the PIR, which goes with the last chunk.
+                    held.append(chunk)
+                else:
+                    yield chunk
+            extension = await self._extension(request, persona, reply)
+        if request.store:
+            await run_in_threadpool(self._log, user, messages, persona, reply)
+        if held:
+            held[-1]["personalization"] = extension
+        for chunk in held:
+            yield chunk
+
+    def _check_size(self, request: ChatRequest) -> None:
+        size = sum(len(str(message.content)) for message in request.messages)
+        if size > self._settings.max_message_chars:
+            raise TooLargeError(
+                f"The messages have {size:,} characters and at most "
+                f"{self._settings.max_message_chars:,} are taken: shorten them."
+            )
+
+    def _engine_request(self, request: ChatRequest, persona: Persona) -> dict[str, Any]:
+        """Build the engine's request: ours removed, ids and logprobs asked for."""
+        if request.personalization.pir:
+            check_contrast(
+                request.personalization.contrast, request.personalization, persona.adapter
+            )
+        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, request.tools)
+        room = persona.base.max_length - len(prompt)
+        if room < 1:
+            raise BadRequestError(
+                f"The prompt has {len(prompt):,} tokens and the model takes "
+                f"{persona.base.max_length:,}, reply included: shorten the conversation."
+            )
+        body = request.model_dump(exclude_unset=True, exclude=_OURS)
+        if request.max_tokens is None and request.max_completion_tokens is None:
+            body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
+        return {
+            **body,
+            "model": persona.model,
+            "messages": list(persona.prompts.with_persona),
+            "stream": request.stream,
+            "logprobs": True,
+            "return_token_ids": True,
+            # Tenants never share cached prefixes: timing would tell them of each other.
+            "cache_salt": f"user-{persona.user.id}",
+        }
+
+    async def _extension(
+        self, request: ChatRequest, persona: Persona, reply: Reply
+    ) -> dict[str, Any]:
+        wish = request.personalization
+        extension: dict[str, Any] = {
+            "user": persona.user.name,
+            "adapter": persona.adapter.label if persona.adapter else None,
+            "context": persona.shown_context(),
+            "contrast": wish.contrast,
+            "pir": None,
+            "words": None,
+        }
+        if wish.pir:
+            ids, logprobs = reply.visible(self._tokenizer.end_id)
+            explanation = await self._explainer.explain(
+                persona, ids, wish.contrast, logprobs, request.tools
+            )
+            extension |= explanation.to_json()
+        return extension
+
+    def _log(
+        self, user: User, messages: list[dict[str, Any]], persona: Persona, reply: Reply
+    ) -> None:
+        with self._database.write() as session:
+            if _still_there(session, user):
+                session.add(
+                    Interaction(
+                        id=reply.id,
+                        user_id=user.id,
+                        messages=messages,
+                        reply=reply.text,
+                        prompt_token_ids=reply.prompt_token_ids,
+                        token_ids=reply.token_ids,
+                        logprobs=reply.logprobs,
+                        adapter=persona.adapter.name if persona.adapter else None,
+                        context=[candidate.id for candidate in persona.context],
+                    )
+                )
+
+
+def _ends(chunk: dict[str, Any]) -> bool:
+    """Tell whether the reply's text is complete: a finish reason, or usage without choices."""
+    return not chunk["choices"] or any(c.get("finish_reason") for c in chunk["choices"])
+
+
+def _still_there(session: Session, user: User) -> bool:
+    """A user who was erased while the reply was generated leaves no trace."""
+    return session.get(User, user.id) is not None

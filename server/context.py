@@ -1,0 +1,203 @@
+"""The persona context of a user: embedding what is remembered, and choosing from it.
+
+A conversation's context is pinned when it starts, so that later turns hit the engine's
+prefix cache; it is chosen anew when asked for or when the user's memory changed.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import select, update
+
+from perce.context import Candidate, select_context
+from perce.prompt import ContextItem, Message
+from perce.retrieval import Encoder, TextIndex
+from server.settings import Settings
+from server.store import memory
+from server.store.database import Database
+from server.store.tables import Conversation, Fact, User, UserText
+
+# More candidates than texts that fit: long texts are passed over for shorter ones behind them.
+_CANDIDATES = 64
+_CACHED_USERS = 256
+Row = TypeVar("Row", Fact, UserText)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """One user's items of one memory version, with the index over their vectors."""
+
+    items: tuple[Candidate, ...]
+    index: TextIndex
+
+
+class ContextSource:
+    """Chooses persona contexts, with an index per user kept in memory."""
+
+    def __init__(
+        self,
+        database: Database,
+        encoder: Encoder,
+        settings: Settings,
+        count_tokens: Callable[[str], int],
+    ) -> None:
+        self._database = database
+        self._encoder = encoder
+        self._settings = settings
+        self._count_tokens = count_tokens
+        self._cache: OrderedDict[tuple[int, int], _Memory] = OrderedDict()
+        self._lock = Lock()
+
+    def retrieve(self, user: User, query: str) -> list[Candidate]:
+        """Choose the context that a conversation starting with `query` gets."""
+        known = self._memory(user)
+        if not known.items:
+            return []
+        scores = known.index.scores(self._encoder.encode([query])[0], len(known.items))
+        facts = [i for i, c in enumerate(known.items) if c.item.kind == "fact"]
+        texts = [i for i in scores if known.items[i].item.kind == "text"][:_CANDIDATES]
+        candidates = [
+            Candidate(c.id, c.item, scores[i], c.position)
+            for i, c in ((i, known.items[i]) for i in (*facts, *texts))
+        ]
+        return select_context(
+            candidates,
+            self._settings.context_tokens,
+            self._settings.context_texts,
+            self._count_tokens,
+        )
+
+    def for_conversation(
+        self,
+        user: User,
+        messages: Sequence[Message],
+        name: str | None = None,
+        refresh: bool = False,
+    ) -> list[Candidate]:
+        """Return a conversation's pinned context, choosing it at the first turn.
+
+        Args:
+            user: Whose context.
+            messages: The conversation so far.
+            name: The client's own name for the conversation; without one, its messages up
+                to the first of the user identify it, as later turns repeat them.
+            refresh: Choose anew even if a context is pinned.
+        """
+        key = _conversation_key(user, messages, name)
+        with self._database.read() as session:
+            pinned = session.get(Conversation, key)
+            fresh = session.scalars(select(User.memory_version).where(User.id == user.id)).one()
+        if pinned is not None and not refresh and pinned.memory_version == fresh:
+            return [_from_json(item) for item in pinned.context]
+        context = self.retrieve(user, _first_query(messages))
+        with self._database.write() as session:
+            session.merge(
+                Conversation(
+                    key=key,
+                    user_id=user.id,
+                    memory_version=fresh,
+                    context=[_to_json(candidate) for candidate in context],
+                )
+            )
+        return context
+
+    def embed(self, user: User) -> None:
+        """Embed what has no vector yet, so that the next chat does not wait for it."""
+        self._embed_rows(user, Fact)
+        self._embed_rows(user, UserText)
+
+    def _embed_rows(self, user: User, table: type[Row]) -> None:
+        with self._database.read() as session:
+            rows: Sequence[Row] = session.scalars(
+                select(table).where(table.user_id == user.id, table.embedding.is_(None))
+            ).all()
+        if not rows:
+            return
+        vectors = self._encoder.encode([_embedded_text(row) for row in rows])
+        values = [
+            {"id": row.id, "embedding": vector.tobytes()}
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
+        with self._database.write() as session:
+            session.execute(update(table), values)
+
+    def _memory(self, user: User) -> _Memory:
+        with self._database.read() as session:
+            version = session.scalars(select(User.memory_version).where(User.id == user.id)).one()
+        with self._lock:
+            if (user.id, version) in self._cache:
+                self._cache.move_to_end((user.id, version))
+                return self._cache[user.id, version]
+        self.embed(user)
+        loaded = self._load(user)
+        with self._lock:
+            self._cache[user.id, version] = loaded
+            while len(self._cache) > _CACHED_USERS:
+                self._cache.popitem(last=False)
+        return loaded
+
+    def _load(self, user: User) -> _Memory:
+        with self._database.read() as session:
+            rows: list[Fact | UserText] = [
+                *memory.facts(session, user),
+                *memory.texts(session, user),
+            ]
+        # What was added since `embed` is found under the next memory version.
+        rows = [row for row in rows if row.embedding is not None]
+        vectors = [np.frombuffer(row.embedding or b"", dtype=np.float32) for row in rows]
+        index = TextIndex(np.stack(vectors) if vectors else np.zeros((0, 1), np.float32))
+        return _Memory(tuple(_candidate(row) for row in rows), index)
+
+
+def _candidate(row: Fact | UserText) -> Candidate:
+    if isinstance(row, Fact):
+        return Candidate(f"fact:{row.id}", ContextItem("fact", row.text), 0.0, row.id)
+    item = ContextItem("text", row.text, row.query)
+    return Candidate(f"text:{row.id}", item, 0.0, row.position)
+
+
+def _embedded_text(row: Fact | UserText) -> str:
+    return row.text if isinstance(row, Fact) else f"{row.query}\n{row.text}"
+
+
+def _conversation_key(user: User, messages: Sequence[Message], name: str | None) -> str:
+    if name is not None:
+        opening: object = name
+    else:
+        first = next((i for i, m in enumerate(messages) if m["role"] == "user"), -1)
+        opening = list(messages[: first + 1])
+    encoded = json.dumps([user.id, name is not None, opening], sort_keys=True, default=str)
+    return hashlib.sha256(encoded.encode()).hexdigest()
+
+
+def _first_query(messages: Sequence[Message]) -> str:
+    for message in messages:
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return " ".join(part["text"] for part in content if part.get("type") == "text")
+    return ""
+
+
+def _to_json(candidate: Candidate) -> dict[str, Any]:
+    item = candidate.item
+    return {
+        "id": candidate.id,
+        "kind": item.kind,
+        "text": item.text,
+        "query": item.query,
+        "score": candidate.score,
+        "position": candidate.position,
+    }
+
+
+def _from_json(row: dict[str, Any]) -> Candidate:
+    item = ContextItem(row["kind"], row["text"], row["query"])
+    return Candidate(row["id"], item, row["score"], row["position"])

@@ -1,0 +1,97 @@
+"""Every error that the online side raises on purpose, and the one mapping to HTTP.
+
+An error's message says what happened and what to do. `http_error` is the only place
+that knows status codes; the body is always in OpenAI's shape.
+"""
+
+from typing import Any
+
+from perce.errors import AttuneError
+
+
+class BadRequestError(AttuneError):
+    """The request cannot be understood as it stands."""
+
+
+class WrongKeyError(AttuneError):
+    """The key is missing, unknown or revoked: send `Authorization: Bearer KEY`."""
+
+
+class ForbiddenError(AttuneError):
+    """The key is valid, but not for this: use an admin key, or the user's own."""
+
+
+class UnknownUserError(AttuneError):
+    """There is no such user: add one with `attune users add NAME`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no user {name!r}: add one with `attune users add {name}`.")
+
+
+class NotFoundError(AttuneError):
+    """What the path names does not exist for this user."""
+
+
+class ConflictError(AttuneError):
+    """The state does not allow this now."""
+
+
+class TooLargeError(AttuneError):
+    """The request is larger than this server takes."""
+
+
+class UnprocessableError(AttuneError):
+    """The request is well formed, but there is not enough to do it with."""
+
+
+class EngineUnavailableError(AttuneError):
+    """The engine does not answer: it is starting or restarting; try again in a minute."""
+
+
+class EngineRefusedError(AttuneError):
+    """The engine answered with an error of its own; its status and text are kept.
+
+    Attributes:
+        status: The engine's HTTP status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class JobsUnavailableError(AttuneError):
+    """The job queue cannot be reached: start the worker (`attune up` does)."""
+
+
+_STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
+    BadRequestError: (400, "invalid_request_error", "bad_request"),
+    WrongKeyError: (401, "authentication_error", "invalid_api_key"),
+    ForbiddenError: (403, "permission_error", "forbidden"),
+    UnknownUserError: (404, "invalid_request_error", "unknown_user"),
+    NotFoundError: (404, "invalid_request_error", "not_found"),
+    ConflictError: (409, "invalid_request_error", "conflict"),
+    TooLargeError: (413, "invalid_request_error", "too_large"),
+    UnprocessableError: (422, "invalid_request_error", "unprocessable"),
+    EngineUnavailableError: (503, "server_error", "engine_unavailable"),
+    JobsUnavailableError: (503, "server_error", "jobs_unavailable"),
+}
+
+
+def http_error(error: AttuneError) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the body, in OpenAI's error shape, of an error."""
+    message = str(error) or (type(error).__doc__ or "").strip()
+    if isinstance(error, EngineRefusedError):
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        status = error.status if error.status < 500 else 502
+        return status, error_body(message, kind, "engine_refused")
+    for cls in type(error).__mro__:
+        if cls in _STATUS:
+            status, kind, code = _STATUS[cls]
+            return status, error_body(message, kind, code)
+    return 500, error_body(message, "server_error", "internal")
+
+
+def error_body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """Return an error body in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

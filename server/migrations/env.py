@@ -1,0 +1,14 @@
+"""How alembic reaches the store: always through the connection that `Database.migrate` holds."""
+
+from alembic import context
+
+from server.store.tables import Base
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    render_as_batch=connection.dialect.name == "sqlite",
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,162 @@
+"""What one request is personalized with: the context, the prompt pair and the adapter.
+
+Chat, completions and PIR requests all start here, so that they choose alike.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anyio import CancelScope
+from fastapi.concurrency import run_in_threadpool
+
+from perce.context import Candidate
+from perce.pir import Contrast
+from perce.prompt import Message, PromptPair, prompt_pair
+from server import registry
+from server.context import ContextSource
+from server.engine import Engine, ServedModel
+from server.errors import BadRequestError, ConflictError, EngineRefusedError
+from server.schemas import Personalization
+from server.store.database import Database
+from server.store.tables import Adapter, User
+
+T = TypeVar("T")
+_UNKNOWN_MODEL = 404
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """How one request is answered: with which prompts, weights and engine."""
+
+    user: User
+    context: Sequence[Candidate]
+    prompts: PromptPair
+    adapter: Adapter | None
+    engine: Engine
+    base: ServedModel
+
+    @property
+    def model(self) -> str:
+        """The name of the weights that answer: the adapter version's, or the base model's."""
+        return self.adapter.name if self.adapter else self.base.name
+
+    def shown_context(self) -> list[dict[str, Any]]:
+        """Return the context as the API shows it."""
+        return [
+            {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score}
+            for c in self.context
+        ]
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST to the engine; see `Engine.post`."""
+        return await self._with_adapter(lambda: self.engine.post(path, body))
+
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Stream from the engine; see `Engine.stream`. Only its start can meet a lost adapter."""
+
+        async def start() -> tuple[AsyncIterator[dict[str, Any]], dict[str, Any] | None]:
+            chunks = self.engine.stream(path, body)
+            return chunks, await anext(chunks, None)
+
+        chunks, first = await self._with_adapter(start)
+        if first is not None:
+            yield first
+        async for chunk in chunks:
+            yield chunk
+
+    async def reply_logprobs(
+        self, model: str, prompt_ids: Sequence[int], reply_ids: Sequence[int]
+    ) -> list[float]:
+        """Score a reply; see `Engine.reply_logprobs`."""
+        return await self._with_adapter(
+            lambda: self.engine.reply_logprobs(model, prompt_ids, reply_ids)
+        )
+
+    async def _with_adapter(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the engine; load the adapter and ask again where the engine lost it.
+
+        An engine that was restarted knows no adapter until somebody needs one.
+        """
+        try:
+            return await ask()
+        except EngineRefusedError as error:
+            if error.status != _UNKNOWN_MODEL or self.adapter is None:
+                raise
+        await run_in_threadpool(registry.verify, self.adapter)
+        await self.engine.load_adapter(self.adapter.name, Path(self.adapter.folder))
+        return await ask()
+
+
+class Personas:
+    """Chooses how requests are answered."""
+
+    def __init__(
+        self, database: Database, contexts: ContextSource, engines: Sequence[Engine]
+    ) -> None:
+        self._database = database
+        self._contexts = contexts
+        self._engines = engines
+
+    @asynccontextmanager
+    async def choose(
+        self, user: User, messages: Sequence[Message], wish: Personalization
+    ) -> AsyncIterator[Persona]:
+        """Choose context and adapter, and keep the adapter loaded until the request ends.
+
+        Raises:
+            BadRequestError, NotFoundError, DamagedAdapterError: The adapter wished for is
+                none, is not there, or is damaged.
+            EngineUnavailableError: The engine does not answer.
+        """
+        # A user stays on one engine: there its prefix is cached and its adapter loaded.
+        engine = self._engines[user.id % len(self._engines)]
+        base = await engine.served_model()
+        context: list[Candidate] = []
+        if wish.persona:
+            context = await run_in_threadpool(
+                self._contexts.for_conversation,
+                user,
+                messages,
+                wish.conversation,
+                wish.refresh_context,
+            )
+        leased = await run_in_threadpool(self._lease, user, wish.adapter)
+        adapter, token = leased or (None, None)
+        try:
+            prompts = prompt_pair(messages, [candidate.item for candidate in context])
+            yield Persona(user, context, prompts, adapter, engine, base)
+        finally:
+            if token is not None:
+                # A client that hangs up cancels this task: the lease goes back all the same.
+                with CancelScope(shield=True):
+                    await run_in_threadpool(self._release, token)
+
+    def _lease(self, user: User, choice: str) -> tuple[Adapter, str] | None:
+        with self._database.write() as session:
+            return registry.lease(session, user, choice)
+
+    def _release(self, token: str) -> None:
+        with self._database.write() as session:
+            registry.release(session, token)
+
+
+def check_contrast(contrast: Contrast, wish: Personalization, adapter: Adapter | None) -> None:
+    """Refuse a contrast between two equal sides: every PIR would be zero.
+
+    Raises:
+        BadRequestError: The persona is switched off.
+        ConflictError: The user has no adapter.
+    """
+    if contrast in ("persona", "both") and not wish.persona:
+        raise BadRequestError(
+            f"The contrast {contrast!r} compares with and without persona: leave 'persona' on, "
+            "or use the contrast 'adapter'."
+        )
+    if contrast in ("adapter", "both") and adapter is None:
+        raise ConflictError(
+            f"The contrast {contrast!r} compares adapter and base weights, and no adapter is in "
+            "use: refresh first, or use the contrast 'persona'."
+        )

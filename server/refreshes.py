@@ -1,0 +1,114 @@
+"""Refresh records: one row per refresh of a user's adapter, from request to verdict.
+
+The rows are what the API shows; the durable workflow that does the work, under the same
+id, is the worker's. A rejected candidate is a refresh that succeeded with that verdict.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from server.errors import ConflictError, NotFoundError, UnprocessableError
+from server.store.tables import Adapter, Refresh, User, UserText, now
+
+Method = Literal["perce", "ce"]
+# Oldest 80 % train, newest 20 % gate: fewer texts leave one of the two empty.
+MIN_TEXTS = 5
+OPEN = ("queued", "running")
+
+
+def open_refresh(session: Session, user: User, method: Method) -> Refresh:
+    """Record that a refresh is wanted.
+
+    Raises:
+        UnprocessableError: The user has too few texts, or gave no consent.
+        ConflictError: A refresh of this user is on the way already.
+    """
+    if not user.consent:
+        raise UnprocessableError(f"{user.name} gave no consent to training: nothing was started.")
+    texts = session.scalars(
+        select(func.count(UserText.id)).where(UserText.user_id == user.id)
+    ).one()
+    if texts < MIN_TEXTS:
+        raise UnprocessableError(
+            f"{user.name} has {_plural(texts, 'text')}, and a refresh needs at least {MIN_TEXTS}: "
+            f"import more with `attune history import {user.name} FILE`."
+        )
+    refresh = Refresh(id=str(uuid.uuid4()), user_id=user.id, method=method)
+    session.add(refresh)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise ConflictError(
+            f"A refresh of {user.name} is on the way already: wait for it to end."
+        ) from None
+    return refresh
+
+
+def find_refresh(session: Session, user: User, refresh_id: str) -> Refresh:
+    """Return one of the user's refreshes.
+
+    Raises:
+        NotFoundError: There is none of this id.
+    """
+    refresh = session.get(Refresh, refresh_id)
+    if refresh is None or refresh.user_id != user.id:
+        raise NotFoundError(f"{user.name} has no refresh {refresh_id!r}.")
+    return refresh
+
+
+def list_refreshes(session: Session, user: User) -> Sequence[Refresh]:
+    """Return the user's refreshes, newest first."""
+    return session.scalars(
+        select(Refresh)
+        .where(Refresh.user_id == user.id)
+        .order_by(Refresh.created_at.desc(), Refresh.id)
+    ).all()
+
+
+def due_users(session: Session, min_new_texts: int) -> Sequence[User]:
+    """Return consenting users with enough texts that are newer than their newest version's.
+
+    Versions that were rejected count: the same texts would be rejected again. One query,
+    ordered by the number of new texts.
+    """
+    trained = (
+        select(Adapter.user_id, func.max(Adapter.trained_position).label("position"))
+        .group_by(Adapter.user_id)
+        .subquery()
+    )
+    fresh = func.count(UserText.id)
+    query = (
+        select(User)
+        .join(UserText, UserText.user_id == User.id)
+        .outerjoin(trained, trained.c.user_id == User.id)
+        .where(
+            User.consent,
+            (trained.c.position.is_(None)) | (UserText.position > trained.c.position),
+            ~select(Refresh.id)
+            .where(Refresh.user_id == User.id, Refresh.status.in_(OPEN))
+            .exists(),
+        )
+        .group_by(User.id)
+        .having(fresh >= max(min_new_texts, 1))
+        .order_by(fresh.desc(), User.id)
+    )
+    return session.scalars(query).all()
+
+
+def advance(session: Session, refresh_id: str, **values: Any) -> None:  # noqa: ANN401 - columns
+    """Set columns of a refresh that is under way, such as its stage and progress."""
+    session.execute(update(Refresh).where(Refresh.id == refresh_id).values(**values))
+
+
+def close(session: Session, refresh_id: str, status: str, **values: Any) -> None:  # noqa: ANN401
+    """End a refresh as `succeeded` or `failed`."""
+    advance(session, refresh_id, status=status, stage=None, finished_at=now(), **values)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"

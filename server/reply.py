@@ -1,0 +1,66 @@
+"""A reply as it comes back from the engine: its text, token ids and logprobs.
+
+Built from a whole response or chunk by chunk. Only the first choice is kept: it is the
+one that is logged and explained.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Reply:
+    """The first choice of a chat response.
+
+    Attributes:
+        token_ids: Ids of the generated tokens, the one that ends the reply included.
+        logprobs: Their natural-log probabilities, before temperature.
+    """
+
+    id: str = ""
+    text: str = ""
+    prompt_token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Take in a response or a chunk of a stream."""
+        self.id = part["id"]
+        self.prompt_token_ids += part.get("prompt_token_ids") or []
+        for choice in part["choices"]:
+            if choice["index"] != 0:
+                continue
+            message = choice.get("message") or choice.get("delta") or {}
+            self.text += message.get("content") or ""
+            self.token_ids += choice.get("token_ids") or []
+            scored = (choice.get("logprobs") or {}).get("content") or []
+            self.logprobs += [float(token["logprob"]) for token in scored]
+
+    def visible(self, end_id: int) -> tuple[list[int], list[float]]:
+        """Return ids and logprobs without the token that ends the reply: it shows nothing."""
+        if self.token_ids and self.token_ids[-1] == end_id:
+            return self.token_ids[:-1], self.logprobs[: len(self.token_ids) - 1]
+        return self.token_ids, self.logprobs
+
+
+_ENGINE_ONLY = (
+    "prompt_token_ids",
+    "prompt_text",
+    "prompt_logprobs",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "metrics",
+)
+
+
+def strip(part: dict[str, Any], keep_logprobs: bool) -> dict[str, Any]:
+    """Remove from a response or chunk what only the gateway asked for or needs."""
+    for key in _ENGINE_ONLY:
+        part.pop(key, None)
+    for choice in part["choices"]:
+        choice.pop("token_ids", None)
+        choice.pop("routed_experts", None)
+        if not keep_logprobs:
+            choice.pop("logprobs", None)
+    return part

@@ -1,0 +1,45 @@
+"""What routes ask for: the services, and who is asking."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from server.auth import Principal, authenticate, user_of
+from server.services import Services
+from server.store.tables import User
+
+
+def services(request: Request) -> Services:
+    """Return the parts that the application was built with."""
+    found: Services = request.app.state.services
+    return found
+
+
+Parts = Annotated[Services, Depends(services)]
+
+
+def principal(request: Request, parts: Parts) -> Principal:
+    """Return the holder of the request's key."""
+    with parts.database.read() as session:
+        return authenticate(session, parts.settings, request.headers.get("authorization"))
+
+
+Caller = Annotated[Principal, Depends(principal)]
+
+
+def admin(caller: Caller) -> Principal:
+    """Let only admin keys pass."""
+    caller.require_admin()
+    return caller
+
+
+Admin = Annotated[Principal, Depends(admin)]
+
+
+def path_user(user: str, caller: Caller, parts: Parts) -> User:
+    """Return the user whom the path names, if the caller may act for that user."""
+    with parts.database.read() as session:
+        return user_of(session, caller, user)
+
+
+PathUser = Annotated[User, Depends(path_user)]

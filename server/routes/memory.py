@@ -1,0 +1,79 @@
+"""What is remembered of a user: facts, history, and what a query would retrieve."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+
+from server.errors import TooLargeError
+from server.history import MAX_BYTES, read_history
+from server.routes.depends import Parts, PathUser
+from server.routes.views import fact_view, text_view
+from server.schemas import FactRequest
+from server.services import Services
+from server.store import memory
+from server.store.tables import User
+
+router = APIRouter(prefix="/v1/users/{user}")
+
+
+@router.get("/facts")
+def list_facts(user: PathUser, parts: Parts) -> dict[str, Any]:
+    """List the user's facts."""
+    with parts.database.read() as session:
+        return {"object": "list", "data": [fact_view(f) for f in memory.facts(session, user)]}
+
+
+@router.post("/facts", status_code=201)
+def add_fact(request: FactRequest, user: PathUser, parts: Parts) -> dict[str, Any]:
+    """Remember a fact."""
+    with parts.database.write() as session:
+        return fact_view(memory.add_fact(session, user, request.text))
+
+
+@router.delete("/facts/{fact_id}", status_code=204)
+def remove_fact(fact_id: int, user: PathUser, parts: Parts) -> None:
+    """Forget a fact."""
+    with parts.database.write() as session:
+        memory.remove_fact(session, user, fact_id)
+
+
+@router.get("/history")
+def list_history(user: PathUser, parts: Parts) -> dict[str, Any]:
+    """List the user's texts, oldest first."""
+    with parts.database.read() as session:
+        return {"object": "list", "data": [text_view(t) for t in memory.texts(session, user)]}
+
+
+@router.post("/history")
+async def import_history(request: Request, user: PathUser, parts: Parts) -> dict[str, Any]:
+    """Import a JSONL file, plain or gzip; good lines are kept, bad ones are named."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BYTES:
+            raise TooLargeError("The history is larger than 256 MiB: import it in parts.")
+    return await run_in_threadpool(_import, parts, user, bytes(data))
+
+
+@router.get("/memory")
+def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
+    """Show what a conversation that starts with this query would see."""
+    chosen = parts.contexts.retrieve(user, query)
+    data = [
+        {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score} for c in chosen
+    ]
+    return {"object": "list", "data": data}
+
+
+def _import(parts: Services, user: User, data: bytes) -> dict[str, Any]:
+    found = read_history(data)
+    with parts.database.write() as session:
+        added = memory.add_texts(session, user, found.texts)
+    parts.contexts.embed(user)
+    return {
+        "imported": added,
+        "duplicates": len(found.texts) - added,
+        "errors": [asdict(error) for error in found.errors],
+    }

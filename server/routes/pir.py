@@ -1,0 +1,101 @@
+"""PIR of any reply, and feedback on a logged one."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+
+from perce.prompt import Message
+from server.auth import user_of
+from server.errors import BadRequestError, NotFoundError, TooLargeError
+from server.personas import check_contrast
+from server.routes.depends import Caller, Parts
+from server.schemas import FeedbackRequest, Personalization, PirRequest
+from server.services import Services
+from server.store import memory
+from server.store.tables import Interaction, User
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/pir")
+async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
+    """Say which words of a reply depend on the user."""
+
+    def acting_user() -> User:
+        with parts.database.read() as session:
+            return user_of(session, caller, request.user)
+
+    user = await run_in_threadpool(acting_user)
+    messages = _messages(request)
+    reply_ids = _reply_ids(request, parts)
+    wish = Personalization(
+        persona=request.persona, adapter=request.adapter, conversation=request.conversation
+    )
+    async with parts.personas.choose(user, messages, wish) as persona:
+        check_contrast(request.contrast, wish, persona.adapter)
+        explanation = await parts.explainer.explain(persona, reply_ids, request.contrast)
+    return {
+        "object": "pir",
+        "user": user.name,
+        "adapter": persona.adapter.label if persona.adapter else None,
+        "context": persona.shown_context(),
+        "reply": parts.tokenizer.decode(reply_ids),
+        **explanation.to_json(),
+    }
+
+
+@router.post("/feedback")
+def feedback(request: FeedbackRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
+    """Keep what the user thinks of a reply; a liked or edited one becomes a text of the user."""
+    with parts.database.write() as session:
+        interaction = session.get(Interaction, request.id)
+        owner = session.get(User, interaction.user_id) if interaction else None
+        if interaction is None or owner is None:
+            raise NotFoundError(f"There is no logged reply {request.id!r}: was it stored?")
+        caller.acting_for(owner.name)
+        interaction.feedback, interaction.edited = request.feedback, request.edited
+        memory.forget_endorsement(session, owner, interaction.id)
+        endorsed = _endorsed(interaction)
+        if endorsed is not None:
+            memory.add_texts(session, owner, [endorsed])
+    return request.model_dump(include={"id", "feedback", "edited"})
+
+
+def _messages(request: PirRequest) -> list[Message]:
+    if (request.query is None) == (request.messages is None):
+        raise BadRequestError("Send either 'query' or 'messages'.")
+    if request.messages is not None:
+        return [message.model_dump(exclude_unset=True) for message in request.messages]
+    return [{"role": "user", "content": request.query}]
+
+
+def _reply_ids(request: PirRequest, parts: Services) -> list[int]:
+    if (request.reply is None) == (request.token_ids is None):
+        raise BadRequestError("Send either 'reply' or 'token_ids'.")
+    longest = parts.settings.max_message_chars
+    if len(request.reply or request.token_ids or "") > longest:
+        raise TooLargeError(f"The reply is longer than {longest:,}: shorten it.")
+    if request.token_ids is not None:
+        return request.token_ids
+    return parts.tokenizer.reply_ids(request.reply or "")
+
+
+def _endorsed(interaction: Interaction) -> memory.NewText | None:
+    """Return what the user endorsed: the edited reply, or the liked one."""
+    text, source = interaction.edited, "edited"
+    if text is None and interaction.feedback == "up":
+        text, source = interaction.reply, "liked"
+    if not text or not text.strip():
+        return None
+    queries = [m["content"] for m in interaction.messages if m["role"] == "user"]
+    query = queries[-1] if queries and isinstance(queries[-1], str) else ""
+    return memory.NewText(
+        query,
+        text,
+        position=time.time(),
+        time=interaction.created_at,
+        source=source,
+        interaction_id=interaction.id,
+    )

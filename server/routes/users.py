@@ -1,0 +1,99 @@
+"""Users: adding, listing, exporting and erasing them."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import select
+
+from server import registry, swap
+from server.refreshes import list_refreshes
+from server.routes.depends import Admin, Parts, PathUser
+from server.routes.views import adapter_view, fact_view, refresh_view, text_view, user_view
+from server.schemas import UserRequest
+from server.services import Services
+from server.store import memory
+from server.store.tables import Adapter, Interaction, User
+from server.store.users import add_user, erase_user, revoke_keys, summarize
+
+router = APIRouter(prefix="/v1/users")
+
+
+@router.post("", status_code=201)
+def add(request: UserRequest, parts: Parts, _admin: Admin) -> dict[str, Any]:
+    """Add a user; the key is shown this once."""
+    with parts.database.write() as session:
+        user, key = add_user(session, request.name, request.consent)
+        return {**user_view(summarize(session, user.name)[0]), "key": key}
+
+
+@router.get("")
+def list_all(parts: Parts, _admin: Admin) -> dict[str, Any]:
+    """List all users."""
+    with parts.database.read() as session:
+        return {"object": "list", "data": [user_view(user) for user in summarize(session)]}
+
+
+@router.get("/{user}")
+def show(user: PathUser, parts: Parts) -> dict[str, Any]:
+    """Show one user."""
+    with parts.database.read() as session:
+        return user_view(summarize(session, user.name)[0])
+
+
+@router.get("/{user}/export")
+def export(user: PathUser, parts: Parts) -> dict[str, Any]:
+    """Give out all that is kept of a user."""
+    with parts.database.read() as session:
+        interactions = session.scalars(
+            select(Interaction)
+            .where(Interaction.user_id == user.id)
+            .order_by(Interaction.created_at)
+        )
+        return {
+            **user_view(summarize(session, user.name)[0]),
+            "facts": [fact_view(fact) for fact in memory.facts(session, user)],
+            "history": [text_view(text) for text in memory.texts(session, user)],
+            "interactions": [_interaction_view(row) for row in interactions],
+            "adapters": [adapter_view(row) for row in registry.versions(session, user)],
+            "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
+        }
+
+
+@router.delete("/{user}")
+async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
+    """Erase a user: history, memory, embeddings, adapter files of all versions, and the key.
+
+    First the base model takes over and running replies end, so that no engine looks for
+    files that are gone; then everything goes.
+    """
+    await run_in_threadpool(_retire_all, parts, user)
+    await swap.drain(parts.database, parts.engines, user.id)
+    adapters, counts = await run_in_threadpool(_erase_rows, parts, user)
+    await run_in_threadpool(swap.delete_files, adapters)
+    return {"object": "user.erased", "name": user.name, **counts}
+
+
+def _retire_all(parts: Services, user: User) -> None:
+    with parts.database.write() as session:
+        revoke_keys(session, user)
+        registry.deactivate(session, user)
+
+
+def _erase_rows(parts: Services, user: User) -> tuple[list[Adapter], dict[str, int]]:
+    with parts.database.write() as session:
+        adapters = list(registry.versions(session, user))
+        return adapters, erase_user(session, user)
+
+
+def _interaction_view(row: Interaction) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "created_at": row.created_at.isoformat(),
+        "messages": row.messages,
+        "reply": row.reply,
+        "adapter": row.adapter,
+        "context": row.context,
+        "feedback": row.feedback,
+        "edited": row.edited,
+    }

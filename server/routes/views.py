@@ -1,0 +1,81 @@
+"""How rows of the store look in the API."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from server.store.tables import Adapter, Fact, Refresh, User, UserText
+from server.store.users import UserSummary
+
+
+def user_view(summary: UserSummary) -> dict[str, Any]:
+    """Show a user."""
+    return {
+        "object": "user",
+        "name": summary.name,
+        "created_at": summary.created_at.isoformat(),
+        "consent": summary.consent,
+        "facts": summary.facts,
+        "texts": summary.texts,
+        "adapter": summary.adapter,
+    }
+
+
+def fact_view(fact: Fact) -> dict[str, Any]:
+    """Show a fact."""
+    return {"id": fact.id, "text": fact.text, "created_at": fact.created_at.isoformat()}
+
+
+def text_view(text: UserText) -> dict[str, Any]:
+    """Show a text."""
+    return {
+        "id": text.id,
+        "query": text.query,
+        "text": text.text,
+        "time": text.time.isoformat() if text.time else None,
+        "source": text.source,
+    }
+
+
+def adapter_view(adapter: Adapter) -> dict[str, Any]:
+    """Show an adapter version; its parent is a version of the same user."""
+    return {
+        "version": adapter.label,
+        "name": adapter.name,
+        "state": adapter.state,
+        "method": adapter.method,
+        "created_at": adapter.created_at.isoformat(),
+        "reason": adapter.reason,
+        "metrics": adapter.metrics,
+    }
+
+
+def refresh_view(session: Session, refresh: Refresh) -> dict[str, Any]:
+    """Show a refresh with its progress, verdict and losses."""
+    user = session.get_one(User, refresh.user_id)
+    adapter = session.get(Adapter, refresh.adapter_id) if refresh.adapter_id else None
+    progress = None
+    if refresh.step is not None and refresh.status == "running":
+        progress = {"step": refresh.step, "steps": refresh.steps}
+    seconds = None
+    if refresh.started_at and refresh.finished_at:
+        seconds = (refresh.finished_at - refresh.started_at).total_seconds()
+    return {
+        "object": "refresh",
+        "id": refresh.id,
+        "user": user.name,
+        "method": refresh.method,
+        "status": refresh.status,
+        "stage": refresh.stage,
+        "progress": progress,
+        "verdict": refresh.verdict,
+        "reason": refresh.reason,
+        "adapter": adapter.label if adapter else None,
+        "held_out_loss": refresh.report.get("held_out_loss"),
+        "personal_loss": refresh.report.get("personal_loss"),
+        "report": refresh.report,
+        "seconds": seconds,
+        "error": refresh.error,
+        "created_at": refresh.created_at.isoformat(),
+        "finished_at": refresh.finished_at.isoformat() if refresh.finished_at else None,
+    }

@@ -1,0 +1,136 @@
+"""Requests that the gateway takes, as pydantic models.
+
+Chat requests keep every field that they do not name: it goes to the engine untouched.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from perce.pir import Contrast
+from server.refreshes import Method
+
+
+class Strict(BaseModel):
+    """A request of ours: a field that it does not know is an error, not a silent typo."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Personalization(Strict):
+    """How a chat is personalized: the extension of OpenAI's request."""
+
+    persona: bool = True
+    adapter: str = "active"
+    pir: bool = False
+    contrast: Contrast = "persona"
+    conversation: str | None = Field(None, max_length=256)
+    refresh_context: bool = False
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat; tool calls and the like are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatRequest(BaseModel):
+    """OpenAI's chat request with our extension."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    messages: list[ChatMessage] = Field(min_length=1)
+    user: str | None = None
+    stream: bool = False
+    store: bool = True
+    logprobs: bool = False
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    tools: list[dict[str, Any]] | None = None
+    personalization: Personalization = Personalization()
+
+    def plain_messages(self) -> list[dict[str, Any]]:
+        """Return the messages as they were sent."""
+        return [message.model_dump(exclude_unset=True) for message in self.messages]
+
+
+class CompletionRequest(BaseModel):
+    """OpenAI's completion request; it passes to the engine with the user's adapter."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    prompt: str | list[Any]
+    user: str | None = None
+    stream: bool = False
+    personalization: Personalization = Personalization()
+
+
+class EmbeddingRequest(BaseModel):
+    """OpenAI's embedding request, answered by the encoder that retrieval uses."""
+
+    input: str | list[str]
+    model: str | None = None
+    user: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class PirRequest(Strict):
+    """A reply to be scored: which of its words depend on the user?"""
+
+    user: str | None = None
+    query: str | None = None
+    messages: list[ChatMessage] | None = None
+    reply: str | None = None
+    token_ids: list[int] | None = None
+    contrast: Contrast = "persona"
+    adapter: str = "active"
+    persona: bool = True
+    conversation: str | None = Field(None, max_length=256)
+
+
+class FeedbackRequest(Strict):
+    """What the user thinks of a reply: liked, disliked, or as it should have been."""
+
+    id: str
+    feedback: Literal["up", "down"] | None = None
+    edited: str | None = None
+    user: str | None = None
+
+
+class UserRequest(Strict):
+    """A user to be added."""
+
+    name: str
+    consent: bool = True
+
+
+class FactRequest(Strict):
+    """A fact to be remembered."""
+
+    text: str = Field(max_length=2000)
+
+
+class RollbackRequest(Strict):
+    """Where to roll back to: a version, `none` for the base model, null for the one before."""
+
+    to: str | None = None
+
+
+class RefreshRequest(Strict):
+    """How to refresh: with the PerCE loss, or with plain cross-entropy as its control."""
+
+    method: Method = "perce"
+
+
+class ScheduleRequest(Strict):
+    """Changes of the schedule; what is left out stays."""
+
+    cron: str | None = None
+    timezone: str | None = None
+    paused: bool | None = None
+    min_new_texts: int | None = None

