@@ -6,6 +6,7 @@ Workers share a queue's database; on SQLite there is one, on PostgreSQL as many 
 import logging
 
 import structlog
+import torch
 from dbos import DBOS
 
 from adapt.refresh import RefreshSteps
@@ -43,6 +44,7 @@ class Worker:
     def start(self) -> None:
         """Migrate the store, launch the workflows, and go on with what was interrupted."""
         settings = self._settings
+        torch.set_num_threads(settings.train_threads)
         self._database.migrate(settings.home)
         DBOS(
             config={

@@ -4,11 +4,15 @@ Read from the environment (prefix `ATTUNE_`) at a process's entry point and nowh
 Training hyperparameters are not settings: see `perce.train.Hyperparameters`.
 """
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Training beside an engine on the same cores: more threads wait for each other at every
+# operation, and both get slower.
+_HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
 REFERENCE_MODEL = Path(__file__).resolve().parent.parent / "perce" / "reference"
 
 
@@ -35,6 +39,7 @@ class Settings(BaseSettings):
     context_texts: int = Field(3, ge=0, description="Most earlier texts in a persona context")
     max_message_chars: int = Field(100_000, ge=1, description="Longest request body's text")
     max_length: int = Field(2048, ge=64, description="Longest training example in tokens")
+    train_threads: int = Field(_HALF_THE_CORES, ge=1, description="CPU threads of training")
     worker_id: str = Field("worker-1", description="Names this worker among several")
     engine_timeout_s: float = Field(120.0, gt=0, description="Longest wait for an engine's reply")
     keep_versions: int = Field(5, ge=1, description="Adapter versions kept per user for rollback")
