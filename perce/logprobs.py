@@ -59,7 +59,7 @@ def reply_logprobs(
     hidden_ND = hidden_BTD[row_N, position_N]
     targets_N = ids_BT[row_N, position_N + 1]
     logprobs_N = _target_logprobs(hidden_ND, causal_lm.get_output_embeddings(), targets_N, chunk)
-    return list(torch.split(logprobs_N, lengths))  # type: ignore[no-untyped-call]  # torch
+    return list(torch.split(logprobs_N, lengths))
 
 
 def _target_logprobs(hidden_ND: Tensor, head: nn.Linear, targets_N: Tensor, chunk: int) -> Tensor:

@@ -17,6 +17,7 @@ from perce.errors import AttuneError
 from perce.prompt import Message
 from perce.spans import token_spans
 
+
 class NoChatTemplate(AttuneError):
     """The model has no chat template; choose a chat model, or add one to its tokenizer."""
 

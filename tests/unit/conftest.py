@@ -1,0 +1,91 @@
+"""A tiny chat model, made on the spot: a byte-level BPE tokenizer and a random Qwen3."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from perce.model import load_model
+from perce.tokens import ChatTokenizer
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role not in ['system', 'user', 'assistant', 'tool'] %}"
+    "{{ raise_exception('Unknown role ' + message.role) }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}"
+    "\n{{ call.function.name }}({{ call.function.arguments.items() | list }}){% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "I love paddling out at Malibu before work, the waves are soft and the café opens at 7.",
+    "My sister's dog hates thunder; honestly, so do I! Grüße, naïve façade, ¿qué tal?",
+    "system user assistant About the user: Texts the user wrote before: Hello 😀🎉 日本語",
+]
+
+
+def _save_tokenizer(folder: Path) -> None:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        chat_template=CHAT_TEMPLATE,
+    )
+    tokenizer.save_pretrained(str(folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Qwen3 (hidden size 32) and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-qwen3")
+    _save_tokenizer(folder)
+    config = Qwen3Config(
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    # The order is a trap: the first id is not the one that ends a reply.
+    model.generation_config = GenerationConfig(eos_token_id=[0, 2], pad_token_id=0)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tiny_model_dir: Path) -> ChatTokenizer:
+    return ChatTokenizer.load(str(tiny_model_dir))
+
+
+@pytest.fixture
+def tiny_model(tiny_model_dir: Path) -> Iterator[PreTrainedModel]:
+    yield load_model(str(tiny_model_dir), device="cpu")
