@@ -163,9 +163,7 @@ def test_a_lease_names_the_version_that_was_active(
         assert registry.leased(session, first.id) == 0
 
 
-def test_a_lease_of_a_dead_gateway_expires(
-    database: Database, user: User, tmp_path: Path
-) -> None:
+def test_a_lease_of_a_dead_gateway_expires(database: Database, user: User, tmp_path: Path) -> None:
     adapter = publish(database, user, tmp_path)
     with database.write() as session:
         session.add(Lease(id="dead", adapter_id=adapter.id, expires_at=now()))
