@@ -23,8 +23,7 @@ from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
 from perce.train import Step
 from server import refreshes, registry, swap
-from server.engine import Engine
-from server.services import connect_engines
+from server.engine import Engine, connect_engines
 from server.settings import Settings
 from server.store import memory
 from server.store.database import Database

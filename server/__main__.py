@@ -5,7 +5,8 @@ import uvicorn
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server.app import create_app
-from server.services import Services, connect_engines
+from server.engine import connect_engines
+from server.services import Services
 from server.settings import Settings
 
 

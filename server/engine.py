@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from server.errors import EngineRefusedError, EngineUnavailableError
+from server.settings import Settings
 
 _RESTARTING = (
     "The engine does not answer ({}): it is starting or restarting; try again in a minute."
@@ -198,6 +199,12 @@ class Engine:
         if response.is_error:
             raise _refusal(response)
         return response
+
+
+def connect_engines(settings: Settings) -> tuple[Engine, ...]:
+    """Make a client for each engine of the settings."""
+    key = settings.engine_key.get_secret_value()
+    return tuple(Engine(url, key, settings.engine_timeout_s) for url in settings.engine_urls)
 
 
 def _chunk(data: str) -> dict[str, Any]:

@@ -61,9 +61,3 @@ class Services:
             await engine.close()
         self.jobs.close()
         self.database.close()
-
-
-def connect_engines(settings: Settings) -> tuple[Engine, ...]:
-    """Make a client for each engine of the settings."""
-    key = settings.engine_key.get_secret_value()
-    return tuple(Engine(url, key, settings.engine_timeout_s) for url in settings.engine_urls)
