@@ -1,8 +1,8 @@
 """A user's history as training and held-out examples.
 
 Each example's persona context holds only items older than itself, chosen as serving
-chooses. The oldest 80 % train and the newest 20 % gate. Which texts count as the user's
-own is decided where they are stored.
+chooses. The oldest 80 % train and the newest 20 %, three at least, gate. Which texts count
+as the user's own is decided where they are stored.
 """
 
 import json
@@ -19,6 +19,8 @@ from perce.retrieval import Vectors
 from perce.tokens import ChatTokenizer
 
 HELD_OUT_SHARE = 0.2
+# A bootstrap over fewer texts says nothing.
+MIN_HELD_OUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,8 @@ def build_dataset(
             examples.append(encode(tokenizer, query, context, text.text, max_length))
         except ExampleTooLong:
             too_long += 1
-    held_out = max(1, round(len(examples) * HELD_OUT_SHARE)) if len(examples) > 1 else 0
-    split = len(examples) - held_out
+    held_out = max(MIN_HELD_OUT, round(len(examples) * HELD_OUT_SHARE))
+    split = max(0, len(examples) - held_out)
     newest = ordered[-1].position if ordered else 0.0
     return Dataset(tuple(examples[:split]), tuple(examples[split:]), newest, too_long)
 

@@ -62,7 +62,7 @@ class RefreshSteps:
         """Turn the user's history into examples, on disk; return how many.
 
         Raises:
-            NothingToLearnError: No text is left to train on or to gate with.
+            NothingToLearnError: No text is left to train on.
         """
         with self._database.write() as session:
             _, user = self._find(session, refresh_id)
@@ -79,7 +79,7 @@ class RefreshSteps:
             budget,
             self._hyper.max_length,
         )
-        if not dataset.train or not dataset.held_out:
+        if not dataset.train:
             raise NothingToLearnError(
                 f"Of {len(texts)} texts {dataset.too_long} are longer than "
                 f"{self._hyper.max_length} tokens, and too few are left: import shorter ones."

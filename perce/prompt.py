@@ -89,7 +89,7 @@ def _earlier_text(item: ContextItem) -> str:
 
 
 def _plain_text(content: str | Sequence[Mapping[str, Any]]) -> str:
-    """OpenAI allows a system message as a list of text parts; join those."""
+    """OpenAI allows a system message as a list of text parts; join those as vLLM does."""
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+    return "\n".join(part["text"] for part in content if part.get("type") == "text")

@@ -16,8 +16,8 @@ from server.errors import ConflictError, NotFoundError, UnprocessableError
 from server.store.tables import Adapter, Refresh, User, UserText, now
 
 Method = Literal["perce", "ce"]
-# Oldest 80 % train, newest 20 % gate: fewer texts leave one of the two empty.
-MIN_TEXTS = 5
+# Three texts gate; fewer than five beside them teach nothing.
+MIN_TEXTS = 8
 OPEN = ("queued", "running")
 
 

@@ -54,8 +54,12 @@ class ChatRequest(BaseModel):
     personalization: Personalization = Personalization()
 
     def plain_messages(self) -> list[dict[str, Any]]:
-        """Return the messages as they were sent."""
-        return [message.model_dump(exclude_unset=True) for message in self.messages]
+        """Return the messages as they were sent, `developer` under its older name `system`.
+
+        Chat templates know the older name alone; vLLM renames it in the same way.
+        """
+        sent = [message.model_dump(exclude_unset=True) for message in self.messages]
+        return [{**m, "role": "system"} if m["role"] == "developer" else m for m in sent]
 
 
 class CompletionRequest(BaseModel):

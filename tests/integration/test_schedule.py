@@ -26,13 +26,13 @@ def test_show_set_pause_and_resume(stack: Stack) -> None:
 
 
 def test_a_schedule_that_fires_refreshes_who_is_due(stack: Stack) -> None:
-    """Every minute, for whoever has six new texts."""
+    """Every minute, for whoever has eight new texts."""
     with stack.client() as client:
         client.post("/v1/users", json={"name": "nightly"}).raise_for_status()
-        rows = [f'{{"query": "post {i}", "text": "my dear diary, day {i}"}}' for i in range(6)]
+        rows = [f'{{"query": "post {i}", "text": "my dear diary, day {i}"}}' for i in range(8)]
         client.post("/v1/users/nightly/history", content="\n".join(rows)).raise_for_status()
-        # Fewer than the usual ten, so that six texts are enough.
-        client.put("/v1/schedule", json={"cron": "* * * * *", "min_new_texts": 6})
+        # Fewer than the usual ten, so that eight texts are enough.
+        client.put("/v1/schedule", json={"cron": "* * * * *", "min_new_texts": 8})
 
         def refreshed() -> bool:
             rows = client.get("/v1/users/nightly/refreshes").json()["data"]

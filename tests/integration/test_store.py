@@ -256,11 +256,11 @@ def test_erasing_leaves_nothing_but_an_audit_entry(
     publish(database, user, tmp_path)
     with database.write() as session:
         memory.add_fact(session, user, "I bake.")
-        memory.add_texts(session, user, texts(6))
+        memory.add_texts(session, user, texts(8))
         refreshes.open_refresh(session, user, "perce")
     with database.write() as session:
         counts = erase_user(session, find_user(session, "mina"))
-    assert counts == {"facts": 1, "texts": 6, "interactions": 0, "adapters": 1}
+    assert counts == {"facts": 1, "texts": 8, "interactions": 0, "adapters": 1}
     with database.read() as session:
         assert summarize(session) == []
         with pytest.raises(UnknownUserError):

@@ -86,12 +86,18 @@ def test_texts_that_are_too_long_are_left_out_and_counted(
     assert len(dataset.train) + len(dataset.held_out) == 19
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_texts_leave_a_side_empty(
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_too_few_texts_leave_nothing_to_train_on(
     history: list[PastText], reference_tokenizer: ChatTokenizer, count: int
 ) -> None:
-    dataset = build(history[:count], reference_tokenizer)
-    assert not (dataset.train and dataset.held_out)
+    assert build(history[:count], reference_tokenizer).train == ()
+
+
+def test_three_texts_gate_at_least(
+    history: list[PastText], reference_tokenizer: ChatTokenizer
+) -> None:
+    dataset = build(history[:8], reference_tokenizer)
+    assert (len(dataset.train), len(dataset.held_out)) == (5, 3)
 
 
 def test_a_saved_dataset_comes_back_equal(

@@ -387,3 +387,15 @@ def test_embeddings_in_both_encodings(gateway: TestClient, mina: str) -> None:
     assert [len(row["embedding"]) for row in plain["data"]] == [256, 256]
     coded = gateway.post("/v1/embeddings", json={"input": "a", "encoding_format": "base64"}).json()
     assert isinstance(coded["data"][0]["embedding"], str)
+
+
+def test_a_developer_message_is_a_system_message(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine
+) -> None:
+    scripted_engine.replies = ["ok"]
+    messages = [{"role": "developer", "content": "Be brief."}, *HELLO]
+    assert chat(gateway, messages=messages).status_code == 200
+    system, user = scripted_engine.bodies("/v1/chat/completions")[0]["messages"]
+    assert system["role"] == "system"
+    assert system["content"].startswith(f"Be brief.\n\n{FACTS_HEADER}")
+    assert user == HELLO[0]
