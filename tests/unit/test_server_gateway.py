@@ -50,9 +50,9 @@ def mina(gateway: TestClient) -> str:
     """A user with a fact and texts; returns her key."""
     key: str = gateway.post("/v1/users", json={"name": "mina"}).json()["key"]
     gateway.post("/v1/users/mina/facts", json={"text": "i have a sourdough named gerald."})
-    rows = [{"query": f"post {i}", "text": f"bread number {i}", "order": i} for i in range(6)]
+    rows = [{"query": f"post {i}", "text": f"bread number {i}", "order": i} for i in range(8)]
     body = "\n".join(json.dumps(row) for row in rows)
-    assert gateway.post("/v1/users/mina/history", content=body).json()["imported"] == 6
+    assert gateway.post("/v1/users/mina/history", content=body).json()["imported"] == 8
     return key
 
 
@@ -364,7 +364,7 @@ def test_erasing_removes_rows_files_and_key(
     erased = gateway.delete("/v1/users/mina").json()
     assert {k: erased[k] for k in ("facts", "texts", "interactions", "adapters")} == {
         "facts": 1,
-        "texts": 6,
+        "texts": 8,
         "interactions": 1,
         "adapters": 1,
     }
