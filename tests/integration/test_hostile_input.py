@@ -118,8 +118,12 @@ def test_an_adapter_folder_with_a_missing_file(stack: Stack) -> None:
         assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_killed_during_a_chat_is_a_503_and_comes_back(stack: Stack, stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("stream", "victim"), [(False, "server"), (False, "core"), (True, "core"), (True, "server")]
+)
+def test_an_engine_killed_during_a_chat_is_a_503_and_comes_back(
+    stack: Stack, stream: bool, victim: str
+) -> None:
     """Many chats are under way when the engine dies: each ends as a 503 in OpenAI's shape."""
     answers: list[httpx.Response] = []
     body = {
@@ -140,8 +144,8 @@ def test_an_engine_killed_during_a_chat_is_a_503_and_comes_back(stack: Stack, st
     for one in chats:
         one.start()
     time.sleep(1.0)
-    for pid in _engine_processes(stack.home):
-        os.kill(pid, signal.SIGKILL)
+    server, core = _engine_processes(stack.home)
+    os.kill(server.pid if victim == "server" else core.pid, signal.SIGKILL)
     for one in chats:
         one.join(120)
     assert len(answers) == 2
@@ -156,6 +160,8 @@ def test_an_engine_killed_during_a_chat_is_a_503_and_comes_back(stack: Stack, st
     with stack.client() as client:
         assert client.get("/healthz").status_code == 200
     stack.wait_ready(240)
+    # Nothing of the dead engine is left to hold its memory.
+    assert not core.is_running() and not server.is_running()
 
 
 def _ended(client: httpx.Client, user: str, identity: str) -> dict[str, Any]:
@@ -167,12 +173,13 @@ def _ended(client: httpx.Client, user: str, identity: str) -> dict[str, Any]:
     raise TimeoutError(identity)
 
 
-def _engine_processes(home: Path) -> list[int]:
-    """The engine and its children, found by the stack's own key in their environment."""
+def _engine_processes(home: Path) -> tuple[psutil.Process, psutil.Process]:
+    """The stack's engine: vLLM's API server, found by the stack's key, and the core under it."""
     key = (home / "engine.key").read_text().strip()
-    found = []
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("VLLM_API_KEY") == key:
-            found.append(process.pid)
-    assert found
-    return found
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        command = process.info["cmdline"] or [""]
+        served = "vllm.entrypoints.openai.api_server" in command[1:3]
+        if served and (process.info["environ"] or {}).get("VLLM_API_KEY") == key:
+            (core,) = (c for c in process.children() if "EngineCore" in " ".join(c.cmdline()))
+            return process, core
+    raise AssertionError(f"no engine of {home}")
