@@ -12,7 +12,8 @@ from dbos import DBOS
 from adapt.refresh import RefreshSteps
 from adapt.trainer import Trainer
 from adapt.workflow import register
-from perce.hyperparameters import Hyperparameters
+from perce.hyperparameters import Hyperparameters, rate_for_width
+from perce.model import hidden_size
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server.jobs import (
@@ -62,7 +63,10 @@ class Worker:
             self._database,
             Encoder(settings.encoder),
             Trainer(settings.model, tokenizer),
-            Hyperparameters(max_length=settings.max_length),
+            Hyperparameters(
+                max_length=settings.max_length,
+                learning_rate=settings.learning_rate or rate_for_width(hidden_size(settings.model)),
+            ),
         )
         register(steps, self._jobs)
         DBOS.launch()

@@ -2,7 +2,7 @@
 
 Defaults follow the PerContrast paper (AdamW 0.9/0.999, warm-up 0.04, 3 epochs, weights
 clipped to 0.8…5) except for the learning rate, which the paper gives for full fine-tuning
-and which is higher here because only LoRA matrices are trained.
+and which is higher here because only LoRA matrices are trained: see `rate_for_width`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,9 @@ from math import isfinite
 from typing import Self
 
 from perce.errors import AttuneError
+
+_KNOWN_RATE, _KNOWN_WIDTH = 3e-3, 256
+"""The best of a grid on the reference model; docs/log.md has the figures."""
 
 
 class BadHyperparameter(AttuneError):
@@ -91,6 +94,16 @@ class Hyperparameters:
     def weighs_tokens(self) -> bool:
         """Whether weights differ between tokens, so that the no-persona pass is needed."""
         return self.clip_min < self.clip_max
+
+
+def rate_for_width(hidden_size: int) -> float:
+    """The peak learning rate for a base model of this width, where nobody chose one.
+
+    Falls as 1 / width, as Adam's rate for hidden matrices does under maximal update
+    parametrization (Yang et al. 2022, "Tensor Programs V", table 3): 3e-3 for the reference
+    model, 3e-4 for a Qwen3-4B.
+    """
+    return _KNOWN_RATE * _KNOWN_WIDTH / hidden_size
 
 
 def _require(name: str, holds: bool, condition: str, value: object) -> None:

@@ -1,7 +1,7 @@
 """The base model that training and local scoring run on: a frozen causal language model."""
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from perce.errors import AttuneError
 
@@ -16,6 +16,16 @@ class UnsupportedModel(AttuneError):
 def pick_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hidden_size(model: str) -> int:
+    """Width of a model, read from its config alone.
+
+    Raises:
+        OSError: There is no such model; from transformers, which says where it looked.
+    """
+    width: int = AutoConfig.from_pretrained(model).get_text_config().hidden_size
+    return width
 
 
 def load_model(model: str, device: torch.device | str | None = None) -> PreTrainedModel:

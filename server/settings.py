@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     context_tokens: int = Field(384, ge=0, description="Token budget of the persona context")
     context_texts: int = Field(3, ge=0, description="Most earlier texts in a persona context")
     max_message_chars: int = Field(100_000, ge=1, description="Longest request body's text")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Of refreshes; empty: chosen by the model's width"
+    )
     max_length: int = Field(2048, ge=64, description="Longest training example in tokens")
     train_threads: int = Field(_HALF_THE_CORES, ge=1, description="CPU threads of training")
     worker_id: str = Field("worker-1", description="Names this worker among several")

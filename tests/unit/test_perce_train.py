@@ -18,7 +18,7 @@ from perce.evaluate import (
     personal_mask,
 )
 from perce.example import Example, encode
-from perce.hyperparameters import Hyperparameters
+from perce.hyperparameters import Hyperparameters, rate_for_width
 from perce.model import load_model
 from perce.prompt import ContextItem
 from perce.tokens import ChatTokenizer
@@ -261,3 +261,8 @@ def test_losses_are_means_over_tokens_and_masks_choose_among_them() -> None:
         mean_personal_loss(texts, none)
     with pytest.raises(NothingHeldOut, match="history"):
         paired_bootstrap(worse, texts, none)
+
+
+def test_the_rate_falls_with_the_width() -> None:
+    assert rate_for_width(256) == pytest.approx(3e-3)
+    assert rate_for_width(2560) == pytest.approx(3e-4)
