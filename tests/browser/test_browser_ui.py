@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from scripted_gateway import KEY, REPLY, ScriptedGateway
+from scripted_gateway import ScriptedGateway
+from scripted_records import KEY, REPLY
 
 TEXT = "".join(text for text, _ in REPLY)
 PERSONAL = [text.strip() for text, pir in REPLY if pir > 1]
@@ -117,6 +118,18 @@ def test_a_persona_picked_during_a_reply_does_not_see_it(
         expect(maeve.get_by_text("Chat as otto")).to_be_visible()
     finally:
         fake.pause_s = 0.02
+
+
+def test_looking_at_the_personas_without_picking_one_keeps_the_conversation(maeve: Page) -> None:
+    _say(maeve, "Hello?")
+    maeve.locator("#message textarea").fill("And then?")
+    maeve.get_by_label("Chat as").click()
+    expect(maeve.get_by_role("option", name="otto")).to_be_visible()
+    maeve.locator("#message textarea").click()
+    expect(maeve.get_by_role("option", name="otto")).to_have_count(0)
+    maeve.wait_for_timeout(1000)
+    expect(maeve.locator("#conversation mark.pir")).to_have_text(PERSONAL)
+    expect(maeve.locator("#message textarea")).to_have_value("And then?")
 
 
 def test_the_memory_can_be_read_and_changed(maeve: Page, tmp_path: Path) -> None:

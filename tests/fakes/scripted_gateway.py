@@ -16,35 +16,19 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-KEY = "attune-" + "a" * 40
-MODEL = "scripted-model"
-MADE = "2026-11-20T09:30:00+00:00"
-STAGES = ("dataset", "train", "gate", "publish", "warm", "activate", "drain")
-LOSSES = {"base": 3.412, "incumbent": None, "candidate": 2.871}
-PERSONAL = {"base": 4.905, "incumbent": None, "candidate": 3.02}
-
-PEOPLE: dict[str, dict[str, list[str]]] = {
-    "maeve": {
-        "facts": [
-            "I live in Galway and walk to work.",
-            "I drink tea, never coffee.",
-            "<b>I like & dislike HTML</b>",
-        ],
-        "texts": [
-            "Grand little café, so it is. The scones would cure a bad Monday.",
-            "Not a bother getting there, but the tea was stewed to tar!",
-        ],
-    },
-    "otto": {"facts": ["I repair clocks."], "texts": ["Precise. Quiet. Recommended."]},
-}
-
-REPLY: list[tuple[str, float]] = [
-    ("Ah", 2.4), (" sure,", 1.6), (" start", 0.1), (" with", 0.0), (" a", -0.1), (" pot", 0.7),
-    (" of", 0.0), (" tea", 5.6), (" <b>&", 0.2), (" a", 0.0), (" scone,", 3.3), (" so", 1.2),
-    (" it", 0.4), (" is.", 0.9), ("\nThe", -0.2), (" café", -1.4), (" opens", 0.0),
-    (" early.", 0.1),
-]  # fmt: skip
-"""Tokens and PIR under contrast `persona`; under the others every PIR is halved."""
+from scripted_records import (
+    KEY,
+    LOSSES,
+    MADE,
+    MODEL,
+    PEOPLE,
+    PERSONAL,
+    REPLY,
+    STAGES,
+    new_refresh,
+    new_version,
+    scores,
+)
 
 Answer = tuple[int, Any]
 
@@ -76,7 +60,7 @@ class ScriptedGateway:
                 {"id": n, "query": "How was it?", "text": text, "time": MADE, "source": "import"}
                 for n, text in enumerate(person["texts"], 1)
             ]
-        self.users["maeve"]["adapters"] = [_version("maeve", 1, "active", None)]
+        self.users["maeve"]["adapters"] = [new_version("maeve", 1, "active", None)]
         self.schedule: dict[str, Any] = {
             "cron": "0 3 * * *",
             "timezone": "UTC",
@@ -84,7 +68,7 @@ class ScriptedGateway:
             "next_run": "2026-11-22T03:00:00+00:00",
             "min_new_texts": 10,
         }
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler(self))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -135,7 +119,7 @@ class ScriptedGateway:
         asked = body["personalization"]
         adapter = self._chosen(body["user"], asked["adapter"])
         context = self._context(body["user"]) if asked["persona"] else []
-        scored = _scores(asked["contrast"]) if asked["pir"] else {"pir": None, "words": None}
+        scored = scores(asked["contrast"]) if asked["pir"] else {"pir": None, "words": None}
         return {
             "user": body["user"],
             "adapter": adapter,
@@ -250,7 +234,7 @@ class ScriptedGateway:
             return _error(409, f"A refresh of {name} is on the way already: wait for it to end.")
         if len(self.users[name]["texts"]) < 2:
             return _error(422, f"{name} has too few texts for a refresh: import more.")
-        running.append(_refresh(name, f"r{len(running) + 1}", body["method"]))
+        running.append(new_refresh(name, f"r{len(running) + 1}", body["method"]))
         return 202, running[-1]
 
     def _list_refreshes(self, name: str, _: object) -> Answer:
@@ -284,7 +268,7 @@ class ScriptedGateway:
         parent = self._adapters(name)["active"]
         for version in versions:
             version["state"] = "retired"
-        versions.append(_version(name, len(versions) + 1, "active", parent))
+        versions.append(new_version(name, len(versions) + 1, "active", parent))
         refresh.update(
             status="succeeded",
             stage=None,
@@ -307,7 +291,7 @@ class ScriptedGateway:
         return 200, self.schedule
 
     def _run_schedule(self, _: object) -> Answer:
-        started = [_refresh(name, "r1", "perce") for name in self.due]
+        started = [new_refresh(name, "r1", "perce") for name in self.due]
         for refresh in started:
             self.users[refresh["user"]]["refreshes"].append(refresh)
         return 202, {"object": "list", "data": started}
@@ -331,7 +315,7 @@ class ScriptedGateway:
             "contrast": body["contrast"],
             "context": self._context(body["user"]),
             "reply": reply,
-            **_scores(body["contrast"]),
+            **scores(body["contrast"]),
         }
 
     def _whole_chat(self, body: dict[str, Any]) -> Answer:
@@ -354,51 +338,52 @@ class ScriptedGateway:
         ]
         return [fact | {"score": None} for fact in facts] + texts
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        gateway = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def _serve(self) -> None:
-                raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                path = self.path.partition("?")[0]
-                body: Any = raw
-                if not path.endswith("/history"):
-                    body = json.loads(raw) if raw else None
-                gateway.requests.append((self.command, path, body))
-                for failure in list(gateway.failures):
-                    if failure[0] in path:
-                        gateway.failures.remove(failure)
-                        return self._send(*_error(failure[1], failure[2]))
-                if path != "/readyz" and self.headers.get("Authorization") != f"Bearer {KEY}":
-                    return self._send(*_error(401, "The key is missing or unknown."))
-                if isinstance(body, dict) and body.get("stream"):
-                    refused = gateway.refuse(body["user"], body["personalization"])
-                    return self._send(*refused) if refused else self._stream(body)
-                return self._send(*gateway.answer(self.command, path, body))
+def handler(gateway: ScriptedGateway) -> type[BaseHTTPRequestHandler]:
+    """The HTTP around the scripted gateway."""
 
-            do_GET = do_POST = do_PUT = do_DELETE = _serve
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            body: Any = raw
+            if not path.endswith("/history"):
+                body = json.loads(raw) if raw else None
+            gateway.requests.append((self.command, path, body))
+            for failure in list(gateway.failures):
+                if failure[0] in path:
+                    gateway.failures.remove(failure)
+                    return self._send(*_error(failure[1], failure[2]))
+            if path != "/readyz" and self.headers.get("Authorization") != f"Bearer {KEY}":
+                return self._send(*_error(401, "The key is missing or unknown."))
+            if isinstance(body, dict) and body.get("stream"):
+                refused = gateway.refuse(body["user"], body["personalization"])
+                return self._send(*refused) if refused else self._stream(body)
+            return self._send(*gateway.answer(self.command, path, body))
 
-            def _send(self, status: int, answer: Any) -> None:  # noqa: ANN401 - JSON
-                data = b"" if answer is None else json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+        do_GET = do_POST = do_PUT = do_DELETE = _serve
 
-            def _stream(self, body: dict[str, Any]) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.end_headers()
-                for event in _events(gateway, body):
-                    self.wfile.write(f"data: {event}\n\n".encode())
-                    self.wfile.flush()
-                    time.sleep(gateway.pause_s)
+        def _send(self, status: int, answer: Any) -> None:  # noqa: ANN401 - JSON
+            data = b"" if answer is None else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
-            def log_message(self, format: str, *args: object) -> None:
-                """Keep the test's output free of access logs."""
+        def _stream(self, body: dict[str, Any]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for event in _events(gateway, body):
+                self.wfile.write(f"data: {event}\n\n".encode())
+                self.wfile.flush()
+                time.sleep(gateway.pause_s)
 
-        return Handler
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test's output free of access logs."""
+
+    return Handler
 
 
 def _events(gateway: ScriptedGateway, body: dict[str, Any]) -> Iterator[str]:
@@ -413,41 +398,6 @@ def _events(gateway: ScriptedGateway, body: dict[str, Any]) -> Iterator[str]:
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     yield json.dumps(head | end | {"personalization": gateway.chat(body)})
     yield "[DONE]"
-
-
-def _scores(contrast: str) -> dict[str, Any]:
-    tokens: list[dict[str, Any]] = []
-    words: list[dict[str, Any]] = []
-    at = 0
-    for number, (text, persona_pir) in enumerate(REPLY):
-        pir = persona_pir if contrast == "persona" else persona_pir / 2
-        scored = {"start": at, "end": at + len(text), "pir": pir, "personal": pir > 1}
-        logprobs = {"logprob": -0.2, "logprob_without": -0.2 - pir}
-        tokens.append({"token_id": 100 + number, "text": text, **logprobs, **scored})
-        bare = text.strip()
-        words.append(scored | {"text": bare, "start": at + len(text) - len(bare)})
-        at += len(text)
-    return {"pir": tokens, "words": words}
-
-
-def _version(user: str, number: int, state: str, parent: str | None) -> dict[str, Any]:
-    return {
-        "version": f"v{number}",
-        "name": f"{user}@v{number}",
-        "state": state,
-        "parent": parent,
-        "method": "perce",
-        "created_at": MADE,
-        "reason": "Better than the base on held-out texts.",
-        "metrics": {"held_out_loss": LOSSES, "personal_loss": PERSONAL},
-    }
-
-
-def _refresh(user: str, number: str, method: str) -> dict[str, Any]:
-    empty = ["stage", "progress", "verdict", "reason", "adapter", "held_out_loss"]
-    empty += ["personal_loss", "seconds", "error", "finished_at"]
-    head = {"object": "refresh", "id": number, "user": user, "method": method, "status": "queued"}
-    return head | {"created_at": MADE} | dict.fromkeys(empty)
 
 
 def _list(data: list[Any]) -> Answer:

@@ -3,7 +3,8 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from scripted_gateway import KEY, REPLY, ScriptedGateway
+from scripted_gateway import ScriptedGateway
+from scripted_records import KEY, REPLY
 
 from ui.gateway import ChatRequest, Gateway
 from ui.records import Delta, Reply
@@ -51,7 +52,9 @@ def test_a_chat_in_one_piece_equals_the_streamed_one(gateway: Gateway) -> None:
 def test_a_chat_sends_what_openai_and_the_extension_name(
     gateway: Gateway, fake: ScriptedGateway
 ) -> None:
-    gateway.chat(chat(adapter="v1", contrast="both", persona=False, conversation="c1", store=False))
+    gateway.chat(
+        chat(adapter="v1", contrast="adapter", persona=False, conversation="c1", store=False)
+    )
     _, path, body = fake.requests[-1]
     assert path == "/v1/chat/completions"
     assert body["user"] == "maeve"
@@ -61,7 +64,7 @@ def test_a_chat_sends_what_openai_and_the_extension_name(
         "persona": False,
         "adapter": "v1",
         "pir": True,
-        "contrast": "both",
+        "contrast": "adapter",
         "conversation": "c1",
     }
 

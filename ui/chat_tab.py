@@ -1,0 +1,259 @@
+"""The chat: talk as a persona, then see which words depend on it and what was in the prompt."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from ui.cards import context_card
+from ui.conversation import Conversation, render
+from ui.gateway import ChatRequest, Gateway
+from ui.notices import notices, warn
+from ui.records import Contrast, Personalization, Reply, Versions
+from ui.settings import UiSettings
+from ui.transport import GatewayError
+from ui.words import legend
+
+REDRAW_S = 0.08
+NO_CONTEXT_YET = "What the model gets to see of the persona appears here with the first reply."
+NO_PERSONA = "Not scored: there was no persona in the prompt to take away."
+NO_ADAPTER = "Not scored: the base model answered, and there is no adapter to take away."
+NOT_SCORED = "Not scored: choose a contrast to try again."
+NO_CONTEXT = "Nothing of the persona was in the prompt."
+CONTRASTS = [("Persona", "persona"), ("Adapter", "adapter"), ("Both", "both")]
+DEFAULT_ADAPTERS = [("Active version", "active"), ("None: base model", "none")]
+
+Update = dict[str, Any]
+View = tuple[Conversation, str, str, Update, Update, Update]
+"""State, conversation HTML, context HTML, message box, both feedback buttons."""
+
+
+class ChatTab:
+    """Handlers of the chat; Gradio calls them, and tests do without Gradio."""
+
+    def __init__(self, gateway: Gateway, settings: UiSettings) -> None:
+        self._gateway = gateway
+        self._settings = settings
+
+    def begin(self, name: str | None) -> View:
+        """Start a new conversation."""
+        return self._view(Conversation(), name or "", message="")
+
+    def send(
+        self,
+        message: str,
+        name: str | None,
+        conversation: Conversation,
+        contrast: Contrast,
+        adapter: str,
+        persona: bool,
+    ) -> Iterator[View]:
+        """Answer a message as it is written; where that fails the message stays in its box."""
+        if not name or not message.strip():
+            missing = "Pick a persona first." if not name else "Write a message first."
+            gr.Warning(missing, title="Not sent")
+            yield self._view(conversation, name or "", message=message)
+            return
+        try:
+            asked = conversation.asked(message.strip())
+            yield from self._answer(asked, name, contrast, adapter, persona)
+        except GatewayError as error:
+            warn(error)
+            yield self._view(conversation, name, message=message)
+
+    def rescore(
+        self, name: str | None, conversation: Conversation, contrast: Contrast
+    ) -> tuple[Conversation, str, str]:
+        """Score the last reply under another contrast, by its own token ids where known."""
+        last = conversation.last_reply()
+        if name and last and last.personalization:
+            adapter = last.personalization.adapter or "none"
+            words, unscored = None, self._unscorable(name, contrast, adapter, last.persona)
+            if not unscored:
+                try:
+                    words = self._gateway.pir(
+                        name,
+                        conversation.messages()[:-1],
+                        last.token_ids or last.text,
+                        contrast=contrast,
+                        adapter=adapter,
+                        persona=last.persona,
+                        conversation=conversation.id,
+                    )
+                except GatewayError as error:
+                    warn(error)
+                    unscored = NOT_SCORED
+            conversation = conversation.rescored(words, contrast, unscored)
+        return conversation, render(conversation, name or ""), legend(contrast)
+
+    def endorse(self, conversation: Conversation, feedback: str) -> None:
+        """Keep what the person thinks of the last reply."""
+        last = conversation.last_reply()
+        if last is None or last.personalization is None:
+            return
+        with notices():
+            self._gateway.feedback(last.personalization.user, last.reply, feedback)
+            gr.Info(
+                "Kept: the next refresh learns from it."
+                if feedback == "up"
+                else "Kept: no refresh learns from it.",
+                title="Thank you",
+            )
+
+    def adapters(self, name: str | None, chosen: str = "active") -> Update:
+        """The versions that this persona can answer with; a choice that is left stays."""
+        versions = Versions()
+        if name:
+            with notices():
+                versions = self._gateway.adapters(name)
+        choices = adapter_choices(versions)
+        kept = chosen if chosen in {value for _, value in choices} else "active"
+        return dict(gr.update(choices=choices, value=kept))
+
+    def _answer(
+        self, asked: Conversation, name: str, contrast: Contrast, adapter: str, persona: bool
+    ) -> Iterator[View]:
+        unscored = self._unscorable(name, contrast, adapter, persona)
+        request = ChatRequest(
+            user=name,
+            messages=asked.messages(),
+            persona=persona,
+            adapter=adapter,
+            pir=not unscored,
+            contrast=contrast,
+            conversation=asked.id,
+            max_tokens=self._settings.ui_max_tokens,
+            temperature=self._settings.ui_temperature,
+        )
+        written = ""
+        drawn = 0.0
+        yield self._writing(asked, name, written)
+        for part in self._gateway.stream_chat(request):
+            if isinstance(part, Reply):
+                finished = asked.answered(part, persona=persona, unscored=unscored)
+                yield self._view(finished, name, message="")
+                return
+            written += part.text
+            if time.monotonic() - drawn >= REDRAW_S:
+                drawn = time.monotonic()
+                yield self._writing(asked, name, written)
+
+    def _unscorable(self, name: str, contrast: Contrast, adapter: str, persona: bool) -> str:
+        """Why a reply cannot be scored under a contrast; empty where it can.
+
+        The gateway refuses a contrast of two equal sides; a person wants the reply all the same.
+        """
+        if contrast != "adapter" and not persona:
+            return NO_PERSONA
+        if contrast != "persona" and not self._has_adapter(name, adapter):
+            return NO_ADAPTER
+        return ""
+
+    def _has_adapter(self, name: str, adapter: str) -> bool:
+        if adapter == "active":
+            return self._gateway.adapters(name).active is not None
+        return adapter != "none"
+
+    def _writing(self, conversation: Conversation, name: str, written: str) -> View:
+        page = render(conversation, name, writing=written)
+        return conversation, page, self._context(conversation), _box(""), *_buttons(False)
+
+    def _view(self, conversation: Conversation, name: str, *, message: str) -> View:
+        return (
+            conversation,
+            render(conversation, name),
+            self._context(conversation),
+            _box(message),
+            *_buttons(conversation.last_reply() is not None),
+        )
+
+    def _context(self, conversation: Conversation) -> str:
+        last = conversation.last_reply()
+        used: Personalization | None = last.personalization if last else None
+        if used is None:
+            return context_card((), NO_CONTEXT_YET)
+        return context_card(used.context, NO_CONTEXT)
+
+
+def adapter_choices(versions: Versions) -> list[tuple[str, str]]:
+    """Choices for the adapter: the active one, the base model, and every published version."""
+    active = f"Active ({versions.active})" if versions.active else "Active (none yet)"
+    published = [
+        (f"{version.version} ({version.state})", version.version)
+        for version in reversed(versions.data)
+        if version.state in {"active", "retired"}
+    ]
+    return [(active, "active"), ("None: base model", "none"), *published]
+
+
+def build(tab: ChatTab, persona: gr.Dropdown) -> gr.Dropdown:
+    """Lay out the chat and wire it; answers its choice of adapter, for others to refresh."""
+    state = gr.State(Conversation())
+    with gr.Row(elem_classes="chat-layout"):
+        with gr.Column(scale=7, min_width=420):
+            page = gr.HTML(
+                render(Conversation(), ""), elem_id="conversation", autoscroll=True, padding=False
+            )
+            with gr.Row(elem_classes="feedback"):
+                liked = _small_button("Sounds like me", "liked", usable=False)
+                disliked = _small_button("Not like me", "disliked", usable=False)
+                gr.HTML("", elem_classes="spacer")
+                new = _small_button("New conversation", "new")
+            with gr.Row(elem_classes="composer"):
+                box = gr.Textbox(
+                    placeholder="Write a message…",
+                    show_label=False,
+                    container=False,
+                    lines=1,
+                    max_lines=6,
+                    scale=8,
+                    elem_id="message",
+                )
+                send = gr.Button("Send", variant="primary", scale=1, min_width=90, elem_id="send")
+        with gr.Column(scale=4, min_width=320, elem_classes="side"):
+            with gr.Group(elem_classes="controls"):
+                contrast = gr.Radio(
+                    CONTRASTS,
+                    value="persona",
+                    label="Highlight what depends on",
+                    elem_id="contrast",
+                )
+                adapter = gr.Dropdown(
+                    DEFAULT_ADAPTERS, value="active", label="Adapter", elem_id="adapter"
+                )
+                with_persona = gr.Checkbox(
+                    True, label="Persona in the prompt", elem_id="with-persona"
+                )
+            key = gr.HTML(legend("persona"), padding=False)
+            gr.HTML("<h3>What the model saw of the persona</h3>", padding=False)
+            context = gr.HTML(context_card((), NO_CONTEXT_YET), elem_id="context", padding=False)
+
+    view = [state, page, context, box, liked, disliked]
+    asked = [box, persona, state, contrast, adapter, with_persona]
+    sending = gr.on([send.click, box.submit], tab.send, asked, view, show_progress="hidden")
+    # First stop, then begin: a last piece of the old reply must not land in the new page.
+    stopped = gr.on([new.click, persona.select], None, cancels=sending)
+    stopped.then(tab.begin, persona, view, show_progress="hidden")
+    persona.select(tab.adapters, persona, adapter, show_progress="hidden")
+    contrast.input(
+        tab.rescore,
+        [persona, state, contrast],
+        [state, page, key],
+        show_progress="hidden",
+    )
+    liked.click(lambda conversation: tab.endorse(conversation, "up"), state)
+    disliked.click(lambda conversation: tab.endorse(conversation, "down"), state)
+    return adapter
+
+
+def _small_button(label: str, name: str, *, usable: bool = True) -> gr.Button:
+    return gr.Button(label, size="sm", min_width=130, scale=0, interactive=usable, elem_id=name)
+
+
+def _box(message: str) -> Update:
+    return dict(gr.update(value=message))
+
+
+def _buttons(usable: bool) -> tuple[Update, Update]:
+    return dict(gr.update(interactive=usable)), dict(gr.update(interactive=usable))
