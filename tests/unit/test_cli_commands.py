@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_gateway import KEY, REPLY, ScriptedGateway
+from scripted_gateway import ScriptedGateway
+from scripted_records import KEY, REPLY
 
 from scripts.attune.main import main
 
