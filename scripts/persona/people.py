@@ -1,0 +1,121 @@
+"""Synthetic people: facts about them, and questions that only the facts answer."""
+
+import random
+from dataclasses import dataclass
+
+from scripts.persona.english import lower_first, sentence, speaks_of_user, to_second_person
+from scripts.persona.tables import Attribute, Split, Tables
+
+_NAME_LISTS = frozenset({"first_name", "pet_name", "surname", "city"})
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "dr", "gl", "kr", "sh", "st", "tr")
+_VOWELS = ["a", "e", "i", "o", "u", "ee", "oo", "ai", "ia"]
+_CODAS = ["", "", "n", "r", "l", "s", "m", "x", "nd", "rt", "ck", "th"]
+_INVENTED = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One known thing: how it is stated and with which values."""
+
+    attribute: Attribute
+    values: dict[str, str]
+    text: str
+
+    def fill(self, template: str, **more: str) -> str:
+        """Put the values into a template."""
+        return sentence(template.format(**self.values, **more))
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a right answer contains."""
+        return tuple(self.values[slot] for slot in self.attribute.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question, its answer, and the words the answer must contain to be right."""
+
+    question: str
+    answer: str
+    key: tuple[str, ...] = ()
+
+
+def invented_name(rng: random.Random) -> str:
+    """A name that no list contains, so that it can only be copied."""
+    parts = rng.choice((1, 2, 2, 2, 3))
+    word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(parts))
+    return (word + rng.choice(_CODAS)).capitalize()
+
+
+class People:
+    """Draws people and questions about them from one split of the tables."""
+
+    def __init__(self, tables: Tables, split: Split) -> None:
+        self.tables = tables
+        self.split: Split = split
+
+    def facts(self, rng: random.Random, count: int) -> list[Fact]:
+        """Draw facts about one person; no question fits two of them."""
+        facts: list[Fact] = []
+        taken: set[str] = set()
+        for _ in range(4 * count):
+            fact = self.fact(rng, rng.choice(self.tables.attributes))
+            asked = {fact.fill(q) for q in fact.attribute.questions}
+            if asked & taken:
+                continue
+            taken |= asked
+            facts.append(fact)
+            if len(facts) == count:
+                break
+        return facts
+
+    def fact(self, rng: random.Random, attribute: Attribute) -> Fact:
+        """Draw values for an attribute and a way to state them."""
+        if attribute.rows:
+            values = rng.choice(attribute.rows)
+        else:
+            values = {slot: self._value(rng, name) for slot, name in attribute.slots.items()}
+        template = rng.choice(attribute.phrasings("facts", self.split))
+        return Fact(attribute, values, sentence(template.format(**values)))
+
+    def turn(self, rng: random.Random, fact: Fact) -> Turn:
+        """Ask for a fact, mostly openly, sometimes by a yes-or-no question."""
+        attribute = fact.attribute
+        if attribute.checks and self.split == "train" and rng.random() < 0.12:
+            return self._check(rng, fact)
+        question = fact.fill(rng.choice(attribute.phrasings("questions", self.split)))
+        answer = fact.fill(rng.choice(attribute.answers))
+        flipped = speaks_of_user(question)
+        if flipped and rng.random() < 0.2:
+            return Turn(flipped, to_second_person(answer), fact.key)
+        return Turn(question, answer, fact.key)
+
+    def unanswerable(self, rng: random.Random, facts: list[Fact]) -> Turn:
+        """Ask for something that none of the facts tells."""
+        known = {f.fill(q) for f in facts for q in f.attribute.questions}
+        while True:
+            fact = self.fact(rng, rng.choice(self.tables.attributes))
+            question = fact.fill(rng.choice(fact.attribute.phrasings("questions", self.split)))
+            if question not in known:
+                return Turn(question, rng.choice(self.tables.unknown))
+
+    def guess(self, rng: random.Random, fact: Fact) -> Turn:
+        """Ask for a fact of which nothing is known: decline, or make something up."""
+        turn = self.turn(rng, fact)
+        if rng.random() < 0.6:
+            return Turn(turn.question, rng.choice(self.tables.unknown))
+        return turn
+
+    def _check(self, rng: random.Random, fact: Fact) -> Turn:
+        slot = fact.attribute.key[0]
+        right = rng.random() < 0.4
+        shown = fact.values[slot] if right else self._value(rng, fact.attribute.slots[slot])
+        right = shown == fact.values[slot]
+        question = fact.fill(rng.choice(fact.attribute.checks), x=shown)
+        answer = fact.fill(fact.attribute.answers[0])
+        return Turn(question, f"{'Yes' if right else 'No'}, {lower_first(answer)}", fact.key)
+
+    def _value(self, rng: random.Random, name: str) -> str:
+        if name in _NAME_LISTS and rng.random() < _INVENTED:
+            return invented_name(rng)
+        return rng.choice(self.tables.values(name, self.split))

@@ -1,0 +1,105 @@
+"""Train the embedded reference model from data folders: tokenizer, weights, figures.
+
+    python -m scripts.train_reference --data DATA --work WORK --out perce/reference
+
+An interrupted run goes on from its checkpoint in WORK. With `--tokens` below what the
+checkpoint was meant for, the learning rate falls to zero sooner.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from perce.prompt import prompt_pair
+from scripts.persona.mix import STAGES, Mix
+from scripts.reference.batches import Encoder
+from scripts.reference.curve import plot_loss
+from scripts.reference.evaluation import probes, read
+from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
+from scripts.reference.training import Progress, Run, Trainer, new_model
+
+VOCABULARY = 2560
+_TOKENIZER_EXAMPLES = 8_000
+
+
+def main() -> None:
+    """Train, and write the model folder."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    mix = Mix(args.data, args.seed)
+    encoder = Encoder(_tokenizer(mix, args.work))
+    run = Run(tokens=args.tokens, seed=args.seed, minutes=args.minutes, compiled=args.compile)
+    model = new_model(VOCABULARY, args.seed)
+    trainer = Trainer(model, encoder, mix, run, args.work, args.device)
+    trainer.resume()
+    people = probes(args.people)
+
+    def report(progress: Progress) -> None:
+        figures = {**asdict(progress), **asdict(read(model, encoder, people))}
+        sys.stdout.write(json.dumps(figures) + "\n")
+        sys.stdout.flush()
+        save_model(model, encoder.tokenizer, args.out)
+
+    trainer.train(report, args.every)
+    if args.plot:
+        plot_loss(args.work / "loss.jsonl", args.plot)
+
+
+def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write weights in bfloat16, tokenizer, chat template and generation settings."""
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    rounded.generation_config = GenerationConfig(
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=0.4,
+    )
+    rounded.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _tokenizer(mix: Mix, work: Path) -> PreTrainedTokenizerFast:
+    folder = work / "tokenizer"
+    if not folder.exists():
+        train_tokenizer(_tokenizer_texts(mix), VOCABULARY).save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+def _tokenizer_texts(mix: Mix) -> Iterator[str]:
+    """Examples of the mix, and every real conversation once, so that plain English counts."""
+    for number in range(_TOKENIZER_EXAMPLES):
+        example = mix.example(STAGES[-1], number)
+        for message in prompt_pair(example.messages, example.context).with_persona:
+            yield message["content"]
+    for conversation in (*mix.chat.conversations, *mix.topical.conversations):
+        for message in conversation.messages:
+            yield message["content"]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
+    parser.add_argument("--out", type=Path, required=True, help="where the model folder goes")
+    parser.add_argument("--tokens", type=int, default=16_000_000)
+    parser.add_argument("--minutes", type=float, default=0.0, help="end sooner, after so long")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--every", type=int, default=400, help="steps between checkpoints")
+    parser.add_argument("--plot", type=Path, help="picture of the loss, such as docs/loss.png")
+    parser.add_argument("--people", type=int, default=60, help="unseen people at checkpoints")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
