@@ -7,6 +7,7 @@ that knows status codes; the body is always in OpenAI's shape.
 from typing import Any
 
 from perce.errors import AttuneError
+from perce.tokens import TemplateRefusal, UnsupportedContent
 
 
 class BadRequestError(AttuneError):
@@ -66,6 +67,8 @@ class JobsUnavailableError(AttuneError):
 
 _STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
     BadRequestError: (400, "invalid_request_error", "bad_request"),
+    TemplateRefusal: (400, "invalid_request_error", "bad_request"),
+    UnsupportedContent: (400, "invalid_request_error", "unsupported_content"),
     WrongKeyError: (401, "authentication_error", "invalid_api_key"),
     ForbiddenError: (403, "permission_error", "forbidden"),
     UnknownUserError: (404, "invalid_request_error", "unknown_user"),

@@ -11,7 +11,7 @@ from server import registry, swap
 from server.jobs import Schedule
 from server.refreshes import close, due_users, find_refresh, list_refreshes, open_refresh
 from server.routes.depends import Admin, Parts, PathUser
-from server.routes.views import adapter_view, refresh_view
+from server.routes.views import adapter_views, refresh_view
 from server.schemas import RefreshRequest, RollbackRequest, ScheduleRequest
 from server.services import Services
 from server.store.tables import Adapter, Refresh, User
@@ -97,10 +97,8 @@ def run_now(parts: Parts, _admin: Admin) -> dict[str, Any]:
 
 def _adapters(session: Session, user: User) -> dict[str, Any]:
     rows = registry.versions(session, user)
-    labels = {row.id: row.label for row in rows}
     current = next((row.label for row in rows if row.state == "active"), None)
-    data = [{**adapter_view(row), "parent": labels.get(row.parent_id or 0)} for row in rows]
-    return {"object": "list", "active": current, "data": data}
+    return {"object": "list", "active": current, "data": adapter_views(rows)}
 
 
 def _rollback_target(parts: Services, user: User, to: str | None) -> Adapter | None:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from server import registry, swap
 from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Parts, PathUser
-from server.routes.views import adapter_view, fact_view, refresh_view, text_view, user_view
+from server.routes.views import adapter_views, fact_view, refresh_view, text_view, user_view
 from server.schemas import UserRequest
 from server.services import Services
 from server.store import memory
@@ -55,7 +55,7 @@ def export(user: PathUser, parts: Parts) -> dict[str, Any]:
             "facts": [fact_view(fact) for fact in memory.facts(session, user)],
             "history": [text_view(text) for text in memory.texts(session, user)],
             "interactions": [_interaction_view(row) for row in interactions],
-            "adapters": [adapter_view(row) for row in registry.versions(session, user)],
+            "adapters": adapter_views(registry.versions(session, user)),
             "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
         }
 

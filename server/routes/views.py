@@ -1,5 +1,6 @@
 """How rows of the store look in the API."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -37,17 +38,22 @@ def text_view(text: UserText) -> dict[str, Any]:
     }
 
 
-def adapter_view(adapter: Adapter) -> dict[str, Any]:
-    """Show an adapter version; its parent is a version of the same user."""
-    return {
-        "version": adapter.label,
-        "name": adapter.name,
-        "state": adapter.state,
-        "method": adapter.method,
-        "created_at": adapter.created_at.isoformat(),
-        "reason": adapter.reason,
-        "metrics": adapter.metrics,
-    }
+def adapter_views(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
+    """Show all adapter versions of one user; a version's parent is among them."""
+    labels = {adapter.id: adapter.label for adapter in adapters}
+    return [
+        {
+            "version": adapter.label,
+            "name": adapter.name,
+            "state": adapter.state,
+            "parent": labels.get(adapter.parent_id or 0),
+            "method": adapter.method,
+            "created_at": adapter.created_at.isoformat(),
+            "reason": adapter.reason,
+            "metrics": adapter.metrics,
+        }
+        for adapter in adapters
+    ]
 
 
 def refresh_view(session: Session, refresh: Refresh) -> dict[str, Any]:

@@ -280,6 +280,11 @@ BAD_REQUESTS: list[tuple[Callable[[TestClient], Response], int, str]] = [
     (lambda g: chat(g, user="nobody"), 404, "attune users add nobody"),
     (lambda g: chat(g, user=None), 400, "name one in the field 'user'"),
     (lambda g: chat(g, messages=[]), 400, "messages"),
+    (
+        lambda g: chat(g, messages=[{"role": "user", "content": [{"type": "image_url"}]}]),
+        400,
+        "text",
+    ),
     (lambda g: chat(g, personalization={"persone": True}), 400, "persone"),
     (lambda g: chat(g, personalization={"adapter": "v9"}), 404, "no published adapter v9"),
     (lambda g: chat(g, personalization={"adapter": "../v1"}), 400, "no adapter version"),
