@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from scripts.lockfile import LockError, Resolution, lock, main, read_requirements
 
 
 def report(**packages: list[str]) -> dict[str, object]:
-    """A report; a package is `name-version` as a keyword with `_` for `-` and its dependencies."""
+    """A report of packages, all of version 1.0, and what each requires."""
     return {
         "install": [
             {"metadata": {"name": name, "version": "1.0", "requires_dist": requires}}
@@ -24,15 +24,15 @@ def roots(*lines: str) -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-def excluded(*names: str) -> frozenset[str]:
-    return frozenset(canonicalize_name(name) for name in names)  # type: ignore[misc]  # a NewType
+def excluded(*names: str) -> frozenset[NormalizedName]:
+    return frozenset(canonicalize_name(name) for name in names)
 
 
 def test_what_is_left_out_takes_along_what_only_it_needs() -> None:
     resolution = Resolution(
         report(engine=["Numba", "numpy"], numba=["llvmlite", "numpy"], llvmlite=[], numpy=[])
     )
-    assert lock(resolution, roots("engine"), excluded("numba")) == ["engine==1.0", "numpy==1.0"]  # type: ignore[arg-type]  # a NewType
+    assert lock(resolution, roots("engine"), excluded("numba")) == ["engine==1.0", "numpy==1.0"]
 
 
 def test_extras_bring_their_dependencies_and_only_when_asked() -> None:
