@@ -74,7 +74,7 @@ def test_two_services_on_one_port_are_refused() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(BadOptionError, match="can't listen on 192.0.2.77"):
+    with pytest.raises(BadOptionError, match=r"can't listen on 192\.0\.2\.77"):
         check_ports(Addresses("192.0.2.77", *free_ports(3)))
 
 

@@ -39,7 +39,10 @@ def wait_for(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def program(source: str, *arguments: Path) -> tuple[str, ...]:

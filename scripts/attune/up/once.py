@@ -1,0 +1,114 @@
+"""The main job without a person: chat, refresh, chat again, and what changed.
+
+It uses one of the demo users of the installation. Where that user has an adapter already, the
+job first goes back to the base model, so that every run compares the same two things; a
+rejected candidate leaves the user's adapter as it was.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scripts.attune.up.errors import MainJobError
+from scripts.attune.up.report import MainJob
+from ui.gateway import ChatRequest, Gateway
+from ui.records import Refresh, Reply
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked before and after the refresh, and of whom.
+
+    Attributes:
+        user: A demo user.
+        query: In the manner of that user's history, but not in it.
+        max_tokens: Longest reply.
+    """
+
+    user: str = "anders"
+    query: str = "Write a review of a bicycle pump."
+    max_tokens: int = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured before the job began, in seconds, and what the engine computes in."""
+
+    install_s: float
+    engine_start_s: float
+    exact: bool
+
+
+def run_main_job(
+    gateway: Gateway,
+    question: Question,
+    measured: Measured,
+    on_progress: Callable[[Refresh], None],
+) -> MainJob:
+    """Chat without adapter, refresh, chat on the new version, and score both replies.
+
+    Raises:
+        MainJobError: The refresh failed, so there is no new version to chat with.
+        GatewayError: The gateway refused a step, or went away.
+    """
+    user = question.user
+    earlier = gateway.adapters(user).active
+    if earlier is not None:
+        gateway.rollback(user, "none")
+    before = _chat(gateway, question, "none")
+    refresh = _finished(gateway, gateway.start_refresh(user), on_progress)
+    if refresh.verdict != "publish" and earlier is not None:
+        gateway.rollback(user, earlier)
+    if refresh.status == "failed":
+        raise MainJobError(
+            f"The refresh of {user} failed ({refresh.error or 'no reason given'}): "
+            "see worker.log in the folder of logs."
+        )
+    after = _chat(gateway, question, "active")
+    messages = [{"role": "user", "content": question.query}]
+    token_ids = [token.token_id for token in after.personalization.pir or ()]
+    return MainJob(
+        user=user,
+        query=question.query,
+        model=gateway.model(),
+        install_s=measured.install_s,
+        engine_start_s=measured.engine_start_s,
+        refresh=refresh,
+        before=before,
+        after=after,
+        after_adapter=gateway.pir(user, messages, token_ids, contrast="adapter"),
+        rescored=gateway.pir(user, messages, token_ids, contrast="persona"),
+        exact=measured.exact,
+    )
+
+
+def _chat(gateway: Gateway, question: Question, adapter: str) -> Reply:
+    request = ChatRequest(
+        user=question.user,
+        messages=({"role": "user", "content": question.query},),
+        adapter=adapter,
+        pir=True,
+        max_tokens=question.max_tokens,
+        temperature=0.0,
+        store=False,
+    )
+    reply = gateway.chat(request)
+    if not reply.personalization.pir:
+        raise MainJobError(
+            f"The reply to {question.user} came without PIR: see gateway.log in the folder of logs."
+        )
+    return reply
+
+
+def _finished(
+    gateway: Gateway, refresh: Refresh, on_progress: Callable[[Refresh], None]
+) -> Refresh:
+    """Follow a refresh to its end."""
+    while not refresh.finished:
+        on_progress(refresh)
+        time.sleep(POLL_S)
+        refresh = gateway.refresh(refresh.user, refresh.id)
+    on_progress(refresh)
+    return refresh
