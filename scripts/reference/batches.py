@@ -115,5 +115,8 @@ def _padded(length: int) -> int:
 
 
 def _pieces(message: Message) -> list[tuple[str, bool]]:
+    """Split a message where generation splits it: an answer starts behind its head."""
     head, body = f"{START}{message['role']}\n", f"{message['content']}{END}"
-    return [(head, False), (body, message["role"] == "assistant"), ("\n", False)]
+    if message["role"] != "assistant":
+        return [(f"{head}{body}\n", False)]
+    return [(head, False), (body, True), ("\n", False)]
