@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from perce.errors import AttuneError
 from server.errors import error_body, http_error
 from server.metrics import MetricsMiddleware
-from server.routes import adapters, health, memory, openai, pir, users
+from server.routes import adapters, health, keys, memory, openai, pir, users
 from server.services import Services
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Attune", lifespan=lifespan)
     app.state.services = services
     app.add_middleware(MetricsMiddleware)
-    for module in (health, openai, pir, users, memory, adapters):
+    for module in (health, openai, pir, keys, users, memory, adapters):
         app.include_router(module.router)
     app.add_exception_handler(AttuneError, _attune_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)

@@ -113,6 +113,13 @@ class UserRequest(Strict):
     consent: bool = True
 
 
+class KeyRequest(Strict):
+    """A key to be made: for a service, or anew for a user."""
+
+    role: Literal["service", "user"]
+    user: str | None = None
+
+
 class FactRequest(Strict):
     """A fact to be remembered."""
 

@@ -265,6 +265,29 @@ def test_a_key_acts_for_its_own_user_alone(
     assert gateway.delete("/v1/users/mina", headers=own).status_code == 403
 
 
+def test_a_service_key_acts_for_anyone_and_manages_nobody(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine
+) -> None:
+    key = gateway.post("/v1/keys", json={"role": "service"}).json()["key"]
+    service = {"Authorization": f"Bearer {key}"}
+    scripted_engine.replies = ["hello"]
+    body = {"messages": HELLO, "user": "mina"}
+    assert gateway.post("/v1/chat/completions", json=body, headers=service).status_code == 200
+    assert gateway.get("/v1/users/mina/history", headers=service).status_code == 200
+    another = gateway.post("/v1/keys", json={"role": "service"}, headers=service)
+    assert another.status_code == gateway.get("/v1/users", headers=service).status_code == 403
+
+
+def test_a_new_key_of_a_user_replaces_the_old_one(gateway: TestClient, mina: str) -> None:
+    new = gateway.post("/v1/keys", json={"role": "user", "user": "mina"}).json()["key"]
+    status = [
+        gateway.get("/v1/users/mina", headers={"Authorization": f"Bearer {key}"}).status_code
+        for key in (mina, new)
+    ]
+    assert status == [401, 200]
+    assert error_of(gateway.post("/v1/keys", json={"role": "user"}))[0] == 400
+
+
 @pytest.mark.parametrize(
     "header", [None, "Bearer wrong", "Basic attune-admin", "Bearer ", "attune-admin"]
 )
