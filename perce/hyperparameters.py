@@ -11,8 +11,8 @@ from typing import Self
 
 from perce.errors import AttuneError
 
-_KNOWN_RATE, _KNOWN_WIDTH = 3e-3, 256
-"""The best of a grid on the reference model; docs/log.md has the figures."""
+_KNOWN_RATE, _KNOWN_WIDTH = 1e-3, 256
+"""Chosen on the reference model, by losses and by reading replies; see docs/log.md."""
 
 
 class BadHyperparameter(AttuneError):
@@ -100,8 +100,8 @@ def rate_for_width(hidden_size: int) -> float:
     """The peak learning rate for a base model of this width, where nobody chose one.
 
     Falls as 1 / width, as Adam's rate for hidden matrices does under maximal update
-    parametrization (Yang et al. 2022, "Tensor Programs V", table 3): 3e-3 for the reference
-    model, 3e-4 for a Qwen3-4B.
+    parametrization (Yang et al. 2022, "Tensor Programs V", table 3): 1e-3 for the reference
+    model, 1e-4 for a Qwen3-4B.
     """
     return _KNOWN_RATE * _KNOWN_WIDTH / hidden_size
 

@@ -264,5 +264,5 @@ def test_losses_are_means_over_tokens_and_masks_choose_among_them() -> None:
 
 
 def test_the_rate_falls_with_the_width() -> None:
-    assert rate_for_width(256) == pytest.approx(3e-3)
-    assert rate_for_width(2560) == pytest.approx(3e-4)
+    assert rate_for_width(256) == pytest.approx(1e-3)
+    assert rate_for_width(2560) == pytest.approx(1e-4)
