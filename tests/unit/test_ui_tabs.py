@@ -69,6 +69,13 @@ def test_the_next_message_carries_the_conversation(chat: ChatTab, fake: Scripted
     assert body["personalization"]["conversation"] == first.id
 
 
+def test_a_new_conversation_leaves_the_draft_alone(chat: ChatTab) -> None:
+    first = say(chat, "Hi")[-1][0]
+    begun = chat.begin("mina")
+    assert begun[0].turns == () and begun[0].id != first.id
+    assert "value" not in begun[3]
+
+
 @pytest.mark.parametrize(
     ("status", "message"), [(503, "The engine is starting."), (413, "The message is too <long>.")]
 )
