@@ -139,7 +139,7 @@ class Chat:
             "words": None,
         }
         if wish.pir:
-            ids, logprobs = reply.visible(self._tokenizer.end_id)
+            ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(
                 persona, ids, wish.contrast, logprobs, request.tools
             )

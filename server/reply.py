@@ -4,7 +4,7 @@ Built from a whole response or chunk by chunk. Only the first choice is kept: it
 one that is logged and explained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +37,16 @@ class Reply:
             scored = (choice.get("logprobs") or {}).get("content") or []
             self.logprobs += [float(token["logprob"]) for token in scored]
 
-    def visible(self, end_id: int) -> tuple[list[int], list[float]]:
-        """Return ids and logprobs without the token that ends the reply: it shows nothing."""
-        if self.token_ids and self.token_ids[-1] == end_id:
-            return self.token_ids[:-1], self.logprobs[: len(self.token_ids) - 1]
-        return self.token_ids, self.logprobs
+    def shown(self, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[float]]:
+        """Return ids and logprobs of the tokens that show in the text.
+
+        Left out are the token that ends the reply, and those that a stop string cut off.
+
+        Args:
+            spans: Where each of `token_ids` lies in the text that they decode to.
+        """
+        count = sum(start < len(self.text) for start, _ in spans)
+        return self.token_ids[:count], self.logprobs[:count]
 
 
 _ENGINE_ONLY = (
