@@ -66,7 +66,8 @@ class MainJob:
             if word.personal
         }
         words = self.after.personalization.words or ()
-        old = self.before.text.split()
+        # Both as the gateway splits them: punctuation is apart from its word.
+        old = [word.text for word in self.before.personalization.words or ()]
         matcher = SequenceMatcher(None, old, [word.text for word in words], autojunk=False)
         return [
             word.text
