@@ -216,8 +216,7 @@ class RefreshSteps:
     def due(self, min_new_texts: int) -> list[str]:
         """Open a refresh for every user who is due; return their ids."""
         with self._database.write() as session:
-            users = refreshes.due_users(session, min_new_texts)
-            return [refreshes.open_refresh(session, user, "perce").id for user in users]
+            return [refresh.id for refresh in refreshes.open_due(session, min_new_texts)]
 
     def _find(self, session: Session, refresh_id: str) -> tuple[Refresh, User]:
         refresh = session.get(Refresh, refresh_id)

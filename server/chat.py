@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from perce.tokens import ChatTokenizer
+from server.context import shown
 from server.errors import BadRequestError, TooLargeError
 from server.explain import Explainer
 from server.personas import Persona, Personas, check_contrast
@@ -133,7 +134,7 @@ class Chat:
         extension: dict[str, Any] = {
             "user": persona.user.name,
             "adapter": persona.adapter.label if persona.adapter else None,
-            "context": persona.shown_context(),
+            "context": shown(persona.context),
             "contrast": wish.contrast,
             "pir": None,
             "words": None,

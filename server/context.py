@@ -155,6 +155,13 @@ class ContextSource:
         return _Memory(tuple(_candidate(row) for row in rows), index)
 
 
+def shown(context: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return a context as the API shows it."""
+    return [
+        {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score} for c in context
+    ]
+
+
 def _candidate(row: Fact | UserText) -> Candidate:
     if isinstance(row, Fact):
         return Candidate(f"fact:{row.id}", ContextItem("fact", row.text), 0.0, row.id)

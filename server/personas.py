@@ -43,13 +43,6 @@ class Persona:
         """The name of the weights that answer: the adapter version's, or the base model's."""
         return self.adapter.name if self.adapter else self.base.name
 
-    def shown_context(self) -> list[dict[str, Any]]:
-        """Return the context as the API shows it."""
-        return [
-            {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score}
-            for c in self.context
-        ]
-
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST to the engine; see `Engine.post`."""
         return await self._with_adapter(lambda: self.engine.post(path, body))

@@ -100,6 +100,11 @@ def due_users(session: Session, min_new_texts: int) -> Sequence[User]:
     return session.scalars(query).all()
 
 
+def open_due(session: Session, min_new_texts: int) -> list[Refresh]:
+    """Record that a refresh of every due user is wanted."""
+    return [open_refresh(session, user, "perce") for user in due_users(session, min_new_texts)]
+
+
 def advance(session: Session, refresh_id: str, **values: Any) -> None:  # noqa: ANN401 - columns
     """Set columns of a refresh that is under way, such as its stage and progress."""
     session.execute(update(Refresh).where(Refresh.id == refresh_id).values(**values))

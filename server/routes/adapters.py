@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from perce.errors import AttuneError
 from server import registry, swap
 from server.jobs import Schedule
-from server.refreshes import close, due_users, find_refresh, list_refreshes, open_refresh
+from server.refreshes import close, find_refresh, list_refreshes, open_due, open_refresh
 from server.routes.depends import Admin, Parts, PathUser
 from server.routes.views import adapter_views, refresh_view
 from server.schemas import RefreshRequest, RollbackRequest, ScheduleRequest
@@ -87,8 +87,7 @@ def run_now(parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Start a refresh for every user who is due, now."""
     schedule = parts.jobs.schedule()
     with parts.database.write() as session:
-        users = due_users(session, schedule.min_new_texts)
-        opened = [open_refresh(session, user, "perce") for user in users]
+        opened = open_due(session, schedule.min_new_texts)
     for one in opened:
         _enqueue(parts, one)
     with parts.database.read() as session:

@@ -36,10 +36,15 @@ def admin(caller: Caller) -> Principal:
 Admin = Annotated[Principal, Depends(admin)]
 
 
+def acting_user(parts: Services, caller: Principal, named: str | None) -> User:
+    """Return the user whom a request acts for, if the caller may."""
+    with parts.database.read() as session:
+        return user_of(session, caller, named)
+
+
 def path_user(user: str, caller: Caller, parts: Parts) -> User:
     """Return the user whom the path names, if the caller may act for that user."""
-    with parts.database.read() as session:
-        return user_of(session, caller, user)
+    return acting_user(parts, caller, user)
 
 
 PathUser = Annotated[User, Depends(path_user)]

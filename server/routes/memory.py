@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
+from server.context import shown
 from server.errors import TooLargeError
 from server.history import MAX_BYTES, read_history
 from server.routes.depends import Parts, PathUser
@@ -60,11 +61,7 @@ async def import_history(request: Request, user: PathUser, parts: Parts) -> dict
 @router.get("/memory")
 def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
     """Show what a conversation that starts with this query would see."""
-    chosen = parts.contexts.retrieve(user, query)
-    data = [
-        {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score} for c in chosen
-    ]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": shown(parts.contexts.retrieve(user, query))}
 
 
 def _import(parts: Services, user: User, data: bytes) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse
 
 from perce.errors import AttuneError
-from server.auth import user_of
 from server.errors import TooLargeError, http_error
-from server.routes.depends import Caller, Parts
+from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
 from server.store.tables import User
@@ -34,7 +33,7 @@ async def chat(
     request: ChatRequest, parts: Parts, caller: Caller
 ) -> dict[str, Any] | EventSourceResponse:
     """Answer as the user's own model, whole or streamed."""
-    user = await run_in_threadpool(_acting_user, parts, caller, request.user)
+    user = await run_in_threadpool(acting_user, parts, caller, request.user)
     if not request.stream:
         return await parts.chat.complete(user, request)
     return await _event_stream(parts.chat.stream(user, request))
@@ -45,7 +44,7 @@ async def completions(
     request: CompletionRequest, parts: Parts, caller: Caller
 ) -> dict[str, Any] | EventSourceResponse:
     """Complete a raw prompt with the user's adapter; no persona is put in front of it."""
-    user = await run_in_threadpool(_acting_user, parts, caller, request.user)
+    user = await run_in_threadpool(acting_user, parts, caller, request.user)
     size = len(str(request.prompt))
     if size > parts.settings.max_message_chars:
         raise TooLargeError(
@@ -88,11 +87,6 @@ def embeddings(request: EmbeddingRequest, parts: Parts, caller: Caller) -> dict[
     usage = {"prompt_tokens": words, "total_tokens": words}
     model = request.model or parts.settings.encoder or "all-MiniLM-L6-v2"
     return {"object": "list", "data": data, "model": model, "usage": usage}
-
-
-def _acting_user(parts: Services, caller: Caller, named: str | None) -> User:
-    with parts.database.read() as session:
-        return user_of(session, caller, named)
 
 
 def _completion_body(request: CompletionRequest, model: str) -> dict[str, Any]:

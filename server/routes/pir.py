@@ -7,10 +7,10 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from perce.prompt import Message
-from server.auth import user_of
+from server.context import shown
 from server.errors import BadRequestError, NotFoundError, TooLargeError
 from server.personas import check_contrast
-from server.routes.depends import Caller, Parts
+from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import FeedbackRequest, Personalization, PirRequest
 from server.services import Services
 from server.store import memory
@@ -22,12 +22,7 @@ router = APIRouter(prefix="/v1")
 @router.post("/pir")
 async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
     """Say which words of a reply depend on the user."""
-
-    def acting_user() -> User:
-        with parts.database.read() as session:
-            return user_of(session, caller, request.user)
-
-    user = await run_in_threadpool(acting_user)
+    user = await run_in_threadpool(acting_user, parts, caller, request.user)
     messages = _messages(request)
     reply_ids = _reply_ids(request, parts)
     wish = Personalization(
@@ -40,7 +35,7 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
         "object": "pir",
         "user": user.name,
         "adapter": persona.adapter.label if persona.adapter else None,
-        "context": persona.shown_context(),
+        "context": shown(persona.context),
         "reply": parts.tokenizer.decode(reply_ids),
         **explanation.to_json(),
     }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, NotFoundError
@@ -114,14 +114,6 @@ def texts(session: Session, user: User) -> Sequence[UserText]:
     return session.scalars(
         select(UserText).where(UserText.user_id == user.id).order_by(UserText.position, UserText.id)
     ).all()
-
-
-def newest_position(session: Session, user: User) -> float:
-    """Return the position of the user's newest text; 0 where there is none."""
-    return (
-        session.scalar(select(func.max(UserText.position)).where(UserText.user_id == user.id))
-        or 0.0
-    )
 
 
 def _touch(session: Session, user: User) -> None:
