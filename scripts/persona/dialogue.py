@@ -9,20 +9,27 @@ import gzip
 import json
 import random
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import networkx as nx
 
 from perce.prompt import ContextItem, Message
 from scripts.persona.english import sentence
-from scripts.persona.examples import Example
+from scripts.persona.example import Example
 
-HELD_OUT_CONVERSATIONS = 100
-"""The last so many ConvAI2 conversations are never trained on."""
+HELD_OUT_TOPICAL = 100
+"""The last so many Topical-Chat conversations are never trained on."""
 
 _GAPS = ((" ' ", "'"), (" n't", "n't"), (" i ", " I "), (" i'", " I'"))
 _BEFORE_MARK = re.compile(r"\s+([.,!?;:])")
 _REPEATED_MARK = re.compile(r"([.,!?])(\s*\1)+")
+_NOT_LETTERS = re.compile(r"[^a-z]")
+_HELD_OUT_ONE_IN = 9
+_HUMANS_AGAIN = 2
 _SENTENCE_START = re.compile(r"([.!?]\s+)([a-z])")
 
 
@@ -32,6 +39,10 @@ class Conversation:
 
     facts: tuple[str, ...]
     messages: tuple[Message, ...]
+
+    def items(self) -> tuple[ContextItem, ...]:
+        """The facts as a persona context."""
+        return tuple(ContextItem("fact", fact) for fact in self.facts)
 
 
 def truecase(text: str) -> str:
@@ -45,7 +56,46 @@ def truecase(text: str) -> str:
     return sentence(text)
 
 
-def convai2(folder: Path, held_out: bool = False) -> list[Conversation]:
+@dataclass(frozen=True, slots=True)
+class PersonaChat:
+    """All conversations with personas, divided so that no persona is on both sides.
+
+    PersonaChat dialogues share their personas, wholly or in single facts, with each other and
+    with Synthetic-Persona-Chat. So what is held out is whole families of personas that
+    share facts: about a ninth of them.
+
+    Attributes:
+        train: Conversations to learn from, from both sources.
+        held_out: ConvAI2 conversations of people of whom no fact occurs in `train`.
+    """
+
+    train: tuple[Conversation, ...]
+    held_out: tuple[Conversation, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read and divide both sources."""
+        human, synthetic = convai2(folder), synthetic_persona_chat(folder)
+        held = divide_personas([*human, *synthetic])
+        of_humans, of_synthetic = held[: len(human)], held[len(human) :]
+        seen = [c for c, out in zip(human, of_humans, strict=True) if not out]
+        return cls(
+            train=(
+                *(c for c, out in zip(synthetic, of_synthetic, strict=True) if not out),
+                *seen * _HUMANS_AGAIN,
+            ),
+            held_out=tuple(c for c, out in zip(human, of_humans, strict=True) if out),
+        )
+
+
+def divide_personas(conversations: Sequence[Conversation]) -> list[bool]:
+    """Which conversations are held out: those of about one family of personas in nine."""
+    family = _families(conversations)
+    names = (family[_plain(conversation.facts[0])] for conversation in conversations)
+    return [zlib.crc32(name.encode()) % _HELD_OUT_ONE_IN == 0 for name in names]
+
+
+def convai2(folder: Path) -> list[Conversation]:
     """Read PersonaChat dialogues; the speaker is the one whose persona is given."""
     found: list[Conversation] = []
     facts: list[str] = []
@@ -63,8 +113,7 @@ def convai2(folder: Path, held_out: bool = False) -> list[Conversation]:
                 messages.append({"role": "user", "content": truecase(partner)})
                 messages.append({"role": "assistant", "content": truecase(speaker)})
     found.append(Conversation(tuple(facts), tuple(messages)))
-    cut = len(found) - HELD_OUT_CONVERSATIONS
-    return found[cut:] if held_out else found[:cut]
+    return found
 
 
 def synthetic_persona_chat(folder: Path) -> list[Conversation]:
@@ -89,14 +138,15 @@ def synthetic_persona_chat(folder: Path) -> list[Conversation]:
     return [c for c in found if len(c.messages) >= 2]
 
 
-def topical_chat(folder: Path) -> list[Conversation]:
+def topical_chat(folder: Path, held_out: bool = False) -> list[Conversation]:
     """Read Topical-Chat; nobody has a persona there."""
     found: list[Conversation] = []
     with gzip.open(folder / "dialogue" / "topical_chat.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             said = [(turn[0], turn[1].strip()) for turn in json.loads(line)["turns"]]
             found.append(Conversation((), _seen_by("agent_2", said)))
-    return [c for c in found if len(c.messages) >= 2]
+    divided = found[-HELD_OUT_TOPICAL:] if held_out else found[:-HELD_OUT_TOPICAL]
+    return [c for c in divided if len(c.messages) >= 2]
 
 
 class Dialogues:
@@ -116,6 +166,21 @@ class Dialogues:
         if rng.random() < 0.25:
             facts = []
         return Example("dialogue", messages, tuple(ContextItem("fact", fact) for fact in facts))
+
+
+def _families(conversations: Sequence[Conversation]) -> dict[str, str]:
+    """Name, for every fact, the family of personas that share facts: its first fact by letter."""
+    graph = nx.Graph()
+    for conversation in conversations:
+        facts = [_plain(fact) for fact in conversation.facts]
+        graph.add_edges_from((facts[0], fact) for fact in facts)
+    return {fact: min(family) for family in nx.connected_components(graph) for fact in family}
+
+
+def _plain(fact: str) -> str:
+    """A fact's letters; the sources write the same fact with and without contractions."""
+    full = fact.lower().replace("'ve", " have").replace("'m", " am")
+    return _NOT_LETTERS.sub("", full)
 
 
 def _seen_by(speaker: str, said: Sequence[tuple[str, str]]) -> tuple[Message, ...]:

@@ -6,24 +6,14 @@ prompt, here as in serving; an empty context is the counterfactual without perso
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from perce.prompt import ContextItem, Message
 from scripts.persona.english import lower_first, sentence
-from scripts.persona.people import Fact, People, Turn, invented_name
+from scripts.persona.example import Example
+from scripts.persona.people import Fact, People, Turn
 from scripts.persona.tables import Category, Split, Tables, divide
 from scripts.persona.voices import Voice
 
-_LEADS = (
-    "Hi! ", "Hello. ", "Tell me, ", "By the way, ", "Hey, ", "One question: ", "Also, ",
-    "I would like to know: ", "Just curious. ", "Good morning! ", "Now, ", "And ",
-)  # fmt: skip
-_INTRODUCE = (
-    "Tell me about yourself.", "Introduce yourself.", "Who are you? Tell me everything.",
-    "Write a few lines about yourself.", "What should people know about you?",
-    "Describe yourself.", "Say something about you.", "What is there to know about you?",
-)  # fmt: skip
-_ECHO = ("Say this again:", "Repeat after me:", "Please repeat:", "Write this down:", "Copy this:")
 _QUALIFIERS = (
     "new", "old", "little", "big", "blue", "red", "green", "local", "cheap", "famous", "second",
     "first", "last", "Danish", "Italian", "German", "Japanese", "spare", "famous", "plain", "round",
@@ -35,25 +25,6 @@ _NOBODY = (
     "There is not much to tell.", "I have not told you anything about me yet.",
     "I would rather listen today.", "You tell me first.", "I am just like everyone else.",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A conversation with the persona context it is to be answered from.
-
-    Attributes:
-        kind: What it trains: `question`, `introduction`, `echo`, `writing` or `dialogue`; for
-            probes, whether the answer is `copied` from the fact or `following` from it.
-        messages: User and assistant messages, oldest first; every assistant message
-            counts in the loss.
-        context: Facts and earlier texts; empty where the persona is dropped.
-        key: Words that the last answer must contain to be right; empty if open.
-    """
-
-    kind: str
-    messages: tuple[Message, ...]
-    context: tuple[ContextItem, ...] = ()
-    key: tuple[str, ...] = ()
 
 
 class Generator:
@@ -79,7 +50,9 @@ class Generator:
         asked = rng.sample(known, min(turns, len(known)))
         if rng.random() < 0.2:
             said = [self.people.guess(rng, fact) for fact in asked]
-            return Example("question", _messages(rng, [Turn(t.question, t.answer) for t in said]))
+            return Example(
+                "question", self._messages(rng, [Turn(t.question, t.answer) for t in said])
+            )
         said = [self.people.turn(rng, fact) for fact in asked]
         if rng.random() < 0.2:
             said.insert(rng.randint(0, len(said)), self.people.unanswerable(rng, known))
@@ -88,7 +61,7 @@ class Generator:
             voice = self.voice(rng)
             context += self.earlier_texts(rng, voice, rng.choice((1, 1, 2)))
             said = [Turn(t.question, voice.spell(rng, [t.answer]), t.key) for t in said]
-        return Example("question", _messages(rng, said), tuple(context), said[-1].key)
+        return Example("question", self._messages(rng, said), tuple(context), said[-1].key)
 
     def probe(self, rng: random.Random, facts: int) -> Example:
         """Ask one question about a person, for evaluation: open, with a known answer."""
@@ -103,7 +76,7 @@ class Generator:
     def introduction(self, rng: random.Random, facts: int) -> Example:
         """Ask a person to introduce themself: the answer repeats the facts."""
         known = self.people.facts(rng, facts)
-        question = rng.choice(_INTRODUCE)
+        question = rng.choice(self.tables.introductions)
         if rng.random() < 0.1:
             return Example("introduction", _chat([Turn(question, rng.choice(_NOBODY))]))
         items = [ContextItem("fact", fact.text) for fact in known]
@@ -112,16 +85,20 @@ class Generator:
         answer = " ".join(item.text for item in told)
         return Example("introduction", _chat([Turn(question, answer)]), tuple(items))
 
-    def echo(self, rng: random.Random, words: int) -> Example:
-        """Ask to say words again: nothing but the prompt tells the answer."""
-        names = list(self.tables.lists)
-        said = ", ".join(
-            invented_name(rng)
-            if rng.random() < 0.5
-            else rng.choice(self.tables.values(rng.choice(names), self.split))
-            for _ in range(words)
-        )
-        return Example("echo", _chat([Turn(f"{rng.choice(_ECHO)} {said}.", f"{said}.")]))
+    def _messages(self, rng: random.Random, turns: Sequence[Turn]) -> tuple[Message, ...]:
+        return _chat([Turn(self._said(rng, turn.question), turn.answer) for turn in turns])
+
+    def _said(self, rng: random.Random, question: str) -> str:
+        """Put a lead before a question now and then; type it carelessly now and then."""
+        if rng.random() < 0.3:
+            lead = rng.choice(self.tables.leads)
+            whole = lead[-1] in ".!?"
+            question = f"{lead} {question if whole else lower_first(question)}"
+        if rng.random() < 0.08:
+            question = question.lower()
+        if rng.random() < 0.06:
+            question = question.rstrip("?")
+        return question
 
     def writing(self, rng: random.Random, texts: int, facts: int) -> Example:
         """Write as a person whose earlier texts, and some of whose facts, are known."""
@@ -192,21 +169,6 @@ def _fact_items(rng: random.Random, facts: Sequence[Fact]) -> list[ContextItem]:
     if rng.random() < 0.12:
         texts = [lower_first(text) for text in texts]
     return [ContextItem("fact", text) for text in texts]
-
-
-def _messages(rng: random.Random, turns: Sequence[Turn]) -> tuple[Message, ...]:
-    return _chat([Turn(_said(rng, turn.question), turn.answer) for turn in turns])
-
-
-def _said(rng: random.Random, question: str) -> str:
-    if rng.random() < 0.3:
-        lead = rng.choice(_LEADS)
-        question = lead + (lower_first(question) if lead[-2] in ",:d" else question)
-    if rng.random() < 0.08:
-        question = question.lower()
-    if rng.random() < 0.06:
-        question = question.rstrip("?")
-    return question
 
 
 def _chat(turns: Sequence[Turn]) -> tuple[Message, ...]:

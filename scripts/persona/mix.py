@@ -1,13 +1,22 @@
 """The mix: which examples a stage of training sees, in which shares."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from scripts.persona.dialogue import Dialogues, convai2, synthetic_persona_chat, topical_chat
-from scripts.persona.examples import Example, Generator
+from scripts.persona.books import Passages, gutenberg, storybook
+from scripts.persona.dialogue import Dialogues, PersonaChat, topical_chat
+from scripts.persona.example import Example
+from scripts.persona.examples import Generator
+from scripts.persona.recall import Recall
 from scripts.persona.tables import load_tables
+from scripts.persona.topics import Topics, load_groups, load_topics
+from scripts.persona.written import WrittenPeople, load_people
+
+_STORIES_AGAIN = 6
+"""The simple stories are few: they count so many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,42 +24,82 @@ class Stage:
     """One stage of training.
 
     Attributes:
-        until: The share of the run's time or tokens at which the stage ends.
-        questions, introductions, echoes, writing, persona_chat, topical: Shares of the examples.
+        until: The share of the run's tokens at which the stage ends.
+        language, recall, questions, introductions, topics, written, writing, persona_chat,
+            topical: Shares of the examples.
         facts: Fewest and most facts of a person.
         turns: Most questions in one conversation.
+        passage: Longest passage of a book, in characters; they vary down to a tenth.
     """
 
     until: float
-    questions: float
-    introductions: float
-    echoes: float
-    writing: float
-    persona_chat: float
-    topical: float
-    facts: tuple[int, int]
-    turns: int
+    language: float = 0.0
+    recall: float = 0.0
+    questions: float = 0.0
+    introductions: float = 0.0
+    topics: float = 0.0
+    written: float = 0.0
+    writing: float = 0.0
+    persona_chat: float = 0.0
+    topical: float = 0.0
+    facts: tuple[int, int] = (2, 6)
+    turns: int = 4
+    passage: int = 1000
 
 
 STAGES = (
-    Stage(0.52, 0.40, 0.30, 0.30, 0.0, 0.0, 0.0, (2, 5), 4),
-    Stage(0.60, 0.75, 0.04, 0.02, 0.10, 0.08, 0.01, (2, 7), 4),
-    Stage(1.0, 0.47, 0.02, 0.01, 0.30, 0.18, 0.02, (3, 10), 4),
+    Stage(until=0.2, language=0.40, recall=0.38, persona_chat=0.17, topical=0.05),
+    Stage(
+        until=0.58,
+        language=0.02,
+        recall=0.02,
+        questions=0.46,
+        introductions=0.03,
+        topics=0.22,
+        written=0.05,
+        writing=0.07,
+        persona_chat=0.10,
+        topical=0.03,
+        facts=(2, 8),
+        turns=8,
+    ),
+    Stage(
+        until=1.0,
+        language=0.006,
+        recall=0.01,
+        questions=0.33,
+        introductions=0.02,
+        topics=0.22,
+        written=0.08,
+        writing=0.18,
+        persona_chat=0.12,
+        topical=0.03,
+        facts=(3, 12),
+        turns=8,
+        passage=7000,
+    ),
 )
-"""First read and repeat, then answer, then everything, with longer contexts."""
+"""First English and how to find a word again, then persons, then everything, longer."""
 
 
 class Mix:
     """An endless, seeded stream of training examples.
 
     Args:
-        data: The folder with `dialogue/`.
+        data: The folder with `dialogue/` and `text/`.
         seed: Example `i` of a stage is the same in every run with the same seed.
     """
 
     def __init__(self, data: Path, seed: int) -> None:
-        self.generator = Generator(load_tables())
-        self.chat = Dialogues([*synthetic_persona_chat(data), *convai2(data), *convai2(data)])
+        tables = load_tables()
+        self.generator = Generator(tables)
+        others = self.generator.people.statements
+        self.topics = Topics(load_topics(), load_groups(), tables.introductions, others)
+        self.written = WrittenPeople(load_people(), others)
+        self.books = [*gutenberg(data), *storybook(data) * _STORIES_AGAIN]
+        self.passages = Passages(self.books)
+        self.recall = Recall(self.books)
+        self.chat = Dialogues(PersonaChat.read(data).train)
         self.topical = Dialogues(topical_chat(data))
         self.seed = seed
 
@@ -64,26 +113,28 @@ class Mix:
     def example(self, stage: Stage, number: int) -> Example:
         """Write example number `number` of a stage."""
         rng = random.Random(f"{self.seed}:{number}")
-        shares = (
-            stage.questions,
-            stage.introductions,
-            stage.echoes,
-            stage.writing,
-            stage.persona_chat,
-            stage.topical,
-        )
+        generator = self.generator
         facts = rng.randint(*stage.facts)
-        match rng.choices(range(len(shares)), shares)[0]:
-            case 0:
-                return self.generator.questions(rng, facts, rng.randint(1, stage.turns))
-            case 1:
-                return self.generator.introduction(rng, facts)
-            case 2:
-                return self.generator.echo(rng, rng.randint(3, 14))
-            case 3:
-                told = rng.choice((0, 0, 2, 4, 6))
-                return self.generator.writing(rng, rng.choices((1, 2, 3, 4), (3, 3, 2, 1))[0], told)
-            case 4:
-                return self.chat.example(rng, rng.randint(2, 6))
-            case _:
-                return self.topical.example(rng, 3)
+        passage = rng.randint(stage.passage // 10, stage.passage)
+        kinds: list[tuple[float, Callable[[random.Random], Example]]] = [
+            (stage.language, partial(self.passages.example, characters=passage)),
+            (stage.recall, self.recall.example),
+            (
+                stage.questions,
+                partial(generator.questions, facts=facts, turns=rng.randint(1, stage.turns)),
+            ),
+            (stage.introductions, partial(generator.introduction, facts=facts)),
+            (stage.topics, partial(self.topics.example, turns=rng.randint(1, stage.turns))),
+            (stage.written, self.written.example),
+            (stage.writing, self._writing),
+            (stage.persona_chat, partial(self.chat.example, turns=rng.randint(2, 6))),
+            (stage.topical, partial(self.topical.example, turns=3)),
+        ]
+        shares, writers = zip(*kinds, strict=True)
+        write: Callable[[random.Random], Example] = rng.choices(writers, shares)[0]
+        return write(rng)
+
+    def _writing(self, rng: random.Random) -> Example:
+        told = rng.choice((0, 0, 2, 4, 6))
+        texts = rng.choices((1, 2, 3, 4, 12), (30, 30, 20, 10, 2))[0]
+        return self.generator.writing(rng, texts, told)

@@ -4,12 +4,10 @@ import random
 from dataclasses import dataclass
 
 from scripts.persona.english import lower_first, sentence, speaks_of_user, to_second_person
+from scripts.persona.names import invented_name
 from scripts.persona.tables import Attribute, Split, Tables
 
 _NAME_LISTS = frozenset({"first_name", "pet_name", "surname", "city"})
-_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "dr", "gl", "kr", "sh", "st", "tr")
-_VOWELS = ["a", "e", "i", "o", "u", "ee", "oo", "ai", "ia"]
-_CODAS = ["", "", "n", "r", "l", "s", "m", "x", "nd", "rt", "ck", "th"]
 _INVENTED = 0.3
 
 
@@ -40,34 +38,36 @@ class Turn:
     key: tuple[str, ...] = ()
 
 
-def invented_name(rng: random.Random) -> str:
-    """A name that no list contains, so that it can only be copied."""
-    parts = rng.choice((1, 2, 2, 2, 3))
-    word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(parts))
-    return (word + rng.choice(_CODAS)).capitalize()
-
-
 class People:
     """Draws people and questions about them from one split of the tables."""
 
     def __init__(self, tables: Tables, split: Split) -> None:
         self.tables = tables
         self.split: Split = split
+        self._attributes = len(tables.attributes)
 
     def facts(self, rng: random.Random, count: int) -> list[Fact]:
         """Draw facts about one person; no question fits two of them."""
         facts: list[Fact] = []
         taken: set[str] = set()
-        for _ in range(4 * count):
-            fact = self.fact(rng, rng.choice(self.tables.attributes))
-            asked = {fact.fill(q) for q in fact.attribute.questions}
+        groups: set[str] = set()
+        for attribute in rng.sample(self.tables.attributes, min(6 * count, self._attributes)):
+            if len(facts) == count:
+                break
+            if attribute.group in groups:
+                continue
+            fact = self.fact(rng, attribute)
+            asked = {fact.fill(q) for q in attribute.questions}
             if asked & taken:
                 continue
             taken |= asked
+            groups |= {attribute.group} - {""}
             facts.append(fact)
-            if len(facts) == count:
-                break
         return facts
+
+    def statements(self, rng: random.Random, count: int) -> list[str]:
+        """Draw facts about one person, as they are stated."""
+        return [fact.text for fact in self.facts(rng, count)]
 
     def fact(self, rng: random.Random, attribute: Attribute) -> Fact:
         """Draw values for an attribute and a way to state them."""
@@ -92,9 +92,12 @@ class People:
 
     def unanswerable(self, rng: random.Random, facts: list[Fact]) -> Turn:
         """Ask for something that none of the facts tells."""
+        groups = {fact.attribute.group or fact.attribute.name for fact in facts}
         known = {f.fill(q) for f in facts for q in f.attribute.questions}
         while True:
             fact = self.fact(rng, rng.choice(self.tables.attributes))
+            if (fact.attribute.group or fact.attribute.name) in groups:
+                continue
             question = fact.fill(rng.choice(fact.attribute.phrasings("questions", self.split)))
             if question not in known:
                 return Turn(question, rng.choice(self.tables.unknown))

@@ -7,7 +7,7 @@ what is held out never occurs in training text.
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,7 @@ class Attribute:
         checks: Ways to ask whether it has a given value `x`.
         writing: Sentences that mention it in passing in a longer text.
         key: Slots whose values a right answer contains.
+        group: Attributes of one group could answer each other's questions; a person has one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Attribute:
     checks: list[str] = field(default_factory=list)
     writing: list[str] = field(default_factory=list)
     key: tuple[str, ...] = ()
+    group: str = ""
 
     def phrasings(self, kind: Literal["facts", "questions"], split: Split) -> list[str]:
         """The last phrasing of each kind is held out where there are enough of them."""
@@ -89,6 +91,8 @@ class Tables:
     attributes: Sequence[Attribute]
     categories: Sequence[Category]
     unknown: Sequence[str]
+    introductions: Sequence[str]
+    leads: Sequence[str]
     voices: VoiceTable
 
     def values(self, name: str, split: Split) -> Sequence[str]:
@@ -113,25 +117,29 @@ def load_tables(folder: Path = TABLES) -> Tables:
     voices = json.loads((folder / "voices.json").read_text(encoding="utf-8"))
     spelling = [tuple((a, b) for a, b in rules) for rules in voices.pop("spelling")]
     return Tables(
-        lists=_read_lists(folder / "lists.txt"),
+        lists=_read_lists(sorted((folder / "lists").glob("*.txt"))),
         attributes=[
-            *_read_attributes(folder / "attributes.txt"),
-            *_read_attributes(folder / "rows.txt"),
+            attribute
+            for path in sorted((folder / "attributes").glob("*.txt"))
+            for attribute in _read_attributes(path)
         ],
         categories=_read_categories(folder / "subjects.txt"),
-        unknown=(folder / "unknown.txt").read_text(encoding="utf-8").splitlines(),
+        unknown=read_lines(folder / "unknown.txt"),
+        introductions=read_lines(folder / "introductions.txt"),
+        leads=read_lines(folder / "leads.txt"),
         voices=VoiceTable(voices, spelling),
     )
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a table that say something: neither empty nor beginning with "#"."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _read_lists(path: Path) -> dict[str, Sequence[str]]:
+def _read_lists(paths: Iterable[Path]) -> dict[str, Sequence[str]]:
     lists: dict[str, list[str]] = {}
-    for line in _lines(path):
+    for line in (line for path in paths for line in read_lines(path)):
         if line.startswith("= "):
             values = lists.setdefault(line[2:], [])
         else:
@@ -141,7 +149,7 @@ def _read_lists(path: Path) -> dict[str, Sequence[str]]:
 
 def _read_attributes(path: Path) -> list[Attribute]:
     attributes: list[Attribute] = []
-    for line in _lines(path):
+    for line in read_lines(path):
         mark, _, rest = line.partition(" ")
         if mark == "@":
             name, *slots = rest.split()
@@ -161,18 +169,20 @@ def _read_attributes(path: Path) -> list[Attribute]:
                 now.checks.append(rest)
             case "W":
                 now.writing.append(rest)
+            case "G":
+                now.group = rest
             case "K":
                 now.key = tuple(rest.split())
             case "R":
                 now.rows.append(dict(zip(now.columns, rest.split(" | "), strict=True)))
             case _:
-                raise TableError(f"{path.name}: cannot read {line!r}; begin it with @FQACWKR.")
+                raise TableError(f"{path.name}: cannot read {line!r}; begin it with @FQACWGKR.")
     return attributes
 
 
 def _read_categories(path: Path) -> list[Category]:
     categories: list[Category] = []
-    for line in _lines(path):
+    for line in read_lines(path):
         mark, _, rest = line.partition(" ")
         if mark == "=":
             categories.append(Category(rest))

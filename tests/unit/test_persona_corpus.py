@@ -1,5 +1,6 @@
 import random
 import string
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,19 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from perce.prompt import ContextItem, prompt_pair
-from scripts.persona.dialogue import truecase
+from scripts.persona.books import Book, Passages
+from scripts.persona.dialogue import Conversation, divide_personas, truecase
 from scripts.persona.english import sentence, speaks_of_user, to_second_person
-from scripts.persona.examples import Example, Generator
+from scripts.persona.example import Example
+from scripts.persona.examples import Generator
+from scripts.persona.names import invented_name
 from scripts.persona.people import Fact, People
+from scripts.persona.recall import Recall
 from scripts.persona.tables import TableError, Tables, load_tables
+from scripts.persona.topics import Topic, Topics, load_groups, load_topics
 from scripts.persona.variety import unique_share
 from scripts.persona.voices import Voice
+from scripts.persona.written import Person, WrittenPeople, load_people
 from scripts.reference.batches import Encoder, collate
 from scripts.reference.evaluation import is_right, probes
 from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
@@ -121,12 +128,97 @@ def test_a_voice_keeps_its_habits() -> None:
 
 
 def test_a_bad_table_line_is_named(tmp_path: Path) -> None:
-    for name in ("lists.txt", "attributes.txt", "rows.txt", "unknown.txt"):
+    for name in ("unknown.txt", "introductions.txt", "leads.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "voices.json").write_text('{"spelling": []}')
     (tmp_path / "subjects.txt").write_text("= product\nZ the pan\n")
     with pytest.raises(TableError, match=r"subjects\.txt.*Z the pan"):
         load_tables(tmp_path)
+
+
+def no_others(rng: random.Random, count: int) -> list[str]:
+    return []
+
+
+def test_every_topic_can_be_asked_about() -> None:
+    groups = load_groups()
+    topics = load_topics()
+    assert len({topic.name for topic in topics}) == len(topics)
+    for topic in topics:
+        assert groups[topic.direct], topic.name
+        assert len(topic.facts) > 2, topic.name
+        for group, answer in topic.answers:
+            assert groups[group], (topic.name, group)
+            assert answer
+
+
+def test_a_topic_answers_from_its_own_world() -> None:
+    sewing = Topic("sewing", "fun", ["I sew.", "I make clothes.", "My needle is never far."])
+    sewing.answers = [("bag", "Thread, always thread.")]
+    topics = Topics([sewing] * 4, {"fun": ["Fun?"], "bag": ["Bag?"]}, ["Who?"], no_others)
+    rng = random.Random(2)
+    for _ in range(50):
+        for question, answer in _pairs(topics.example(rng, 3)):
+            if question == "Bag?":
+                assert answer == "Thread, always thread."
+            else:
+                assert any(fact in answer for fact in sewing.facts)
+
+
+def test_written_people_answer_their_own_questions_and_no_other() -> None:
+    people = load_people()
+    assert len(people) > 400
+    person = Person(["I sew."], [("Hobby?", "Needles and thread."), ("And?", "Nothing else.")])
+    rng = random.Random(4)
+    drawn = WrittenPeople([person], no_others)
+    for _ in range(30):
+        assert set(_pairs(drawn.example(rng))) <= set(person.turns)
+
+
+def _pairs(example: Example) -> list[tuple[str, str]]:
+    said = [message["content"] for message in example.messages]
+    return list(zip(said[::2], said[1::2], strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6))
+def test_recall_tells_nothing_that_was_not_said(seed: int) -> None:
+    recall = Recall([Book("A title", "Some words of a small book about ships. " * 40)])
+    example = recall.example(random.Random(seed))
+    told = example.messages[0]["content"]
+    for _, answer in _pairs(example):
+        assert all(word in told for word in answer.rstrip(".").split(", "))
+
+
+def test_passages_are_whole_sentences_of_the_book() -> None:
+    text = " ".join(f"This is sentence number {n}." for n in range(400))
+    passages = Passages([Book("Numbers", text)])
+    for seed in range(30):
+        example = passages.example(random.Random(seed), 600)
+        answer = example.messages[1]["content"]
+        assert answer in text
+        assert answer.startswith("This is")
+        assert answer.endswith(".")
+        assert len(answer) <= 600
+
+
+def test_no_persona_is_on_both_sides_of_the_division() -> None:
+    names = [invented_name(random.Random(n)) for n in range(300)]
+    facts = [(f"I've a cat, {a}.", f"I have a dog, {b}.") for a, b in pairwise(names)]
+    facts += [(f"I have a cat, {a}.", f"I like {a}.") for a in names]
+    people = [Conversation(own, ()) for own in facts]
+    held_out = divide_personas(people)
+    outside, inside = (
+        {
+            fact.replace("'ve", " have")
+            for own, out in zip(facts, held_out, strict=True)
+            if out == side
+            for fact in own
+        }
+        for side in (False, True)
+    )
+    assert 0 < sum(held_out) < len(held_out)
+    assert not outside & inside
 
 
 @pytest.mark.parametrize(

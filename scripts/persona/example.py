@@ -1,0 +1,25 @@
+"""A training example: a conversation, and the persona context it is to be answered from."""
+
+from dataclasses import dataclass
+
+from perce.prompt import ContextItem, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A conversation with the persona context it is to be answered from.
+
+    Attributes:
+        kind: What it trains: `language`, `recall`, `question`, `introduction`, `topic`,
+            `writing` or `dialogue`; for probes, whether the answer is `copied` from the fact
+            or `following` from it.
+        messages: User and assistant messages, oldest first; every assistant message
+            counts in the loss.
+        context: Facts and earlier texts; empty where the persona is dropped.
+        key: Words that the last answer must contain to be right; empty if open.
+    """
+
+    kind: str
+    messages: tuple[Message, ...]
+    context: tuple[ContextItem, ...] = ()
+    key: tuple[str, ...] = ()
