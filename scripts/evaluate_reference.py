@@ -1,67 +1,122 @@
-"""Measure a model on unseen people and on held-out ConvAI2 conversations.
+"""Measure a reference model, by parts; figures go to standard output as one JSON object.
 
-    python -m scripts.evaluate_reference --model perce/reference --data DATA
+    python -m scripts.evaluate_reference --data DATA --part people perplexity
+    python -m scripts.evaluate_reference --data DATA --part chats --transcript docs/chats.md
 
-Prints one JSON object: `people`, `right`, `right_without` and `pir` over unseen people (see
-`scripts.reference.evaluation`), the same for questions whose answer is copied and those whose
-answer follows, and `convai2`: nats per answer token with and without the persona.
+`people`: right answers of unseen people, with and without their persona. `perplexity`: by
+source, beside an n-gram baseline. `chats`: the transcript, and loops in ten-turn chats.
+`voices` and `abstracts`: what a fresh adapter gains on held-out voices and on real users.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen3ForCausalLM
 
-from perce.prompt import ContextItem, prompt_pair
-from scripts.persona.dialogue import Conversation, convai2
+from perce.hyperparameters import Hyperparameters, rate_for_width
+from perce.model import load_model
+from perce.tokens import ChatTokenizer
+from scripts.persona.dialogue import PersonaChat
+from scripts.reference.adaptation import Writer, gains, invented_writers, real_writers, summary
 from scripts.reference.batches import Encoder
-from scripts.reference.evaluation import probes, read, score
+from scripts.reference.conversations import ask_people, ten_turns, transcript
+from scripts.reference.evaluation import probes, read
+from scripts.reference.perplexity import NgramBaseline, source_losses
 from scripts.reference.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+_NGRAM_TOKENS = 2_000_000
+
+
+class Evaluation:
+    """The parts, over one loaded model."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.model = Qwen3ForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+        self.encoder = Encoder(load_tokenizer(args.model))
+
+    def people(self) -> dict[str, Any]:
+        """Answers of unseen people: all, those copied from a fact, those that follow from it."""
+        people = probes(self.args.people)
+        kinds = {kind: [p for p in people if p.kind == kind] for kind in ("copied", "following")}
+        groups = {"all": people, **kinds}
+        return {name: asdict(read(self.model, self.encoder, own)) for name, own in groups.items()}
+
+    def perplexity(self) -> dict[str, Any]:
+        """Perplexity by source."""
+        baseline = NgramBaseline(self.args.data, self.encoder, _NGRAM_TOKENS)
+        losses = source_losses(self.model, self.encoder, baseline, self.args.data)
+        return {name: loss.perplexities() for name, loss in losses.items()}
+
+    def chats(self) -> dict[str, Any]:
+        """Sampled answers and ten-turn chats; the text goes to `--transcript`."""
+        asked = ask_people(self.model, self.encoder, PersonaChat.read(self.args.data).held_out)
+        chats = ten_turns(self.model, self.encoder, ROOT / "demo")
+        if self.args.transcript:
+            self.args.transcript.write_text(transcript(asked, chats), encoding="utf-8")
+        return {
+            chat.name: {
+                "replies": len(chat.turns),
+                "ended": chat.ended,
+                "looped": chat.looped,
+                "repeated": chat.repeated,
+            }
+            for chat in chats
+        }
+
+    def voices(self) -> dict[str, Any]:
+        """Fresh adapters on held-out voices."""
+        return self._adapted(invented_writers(self.args.writers))
+
+    def abstracts(self) -> dict[str, Any]:
+        """Fresh adapters on real users, who write scientific abstracts."""
+        file = self.args.data / "users" / "abstracts.jsonl.gz"
+        return self._adapted(real_writers(file, self.args.writers))
+
+    def _adapted(self, writers: list[Writer]) -> dict[str, Any]:
+        name = str(self.args.model)
+        model = load_model(name)
+        hyper = Hyperparameters(learning_rate=rate_for_width(model.config.hidden_size))
+        each = gains(model, ChatTokenizer.load(name), writers, hyper)
+        return {**summary(each), "each": [asdict(one) for one in each]}
 
 
 def main() -> None:
     """Evaluate and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
-    parser.add_argument("--people", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = _arguments()
     torch.set_num_threads(args.threads)
-    model = Qwen3ForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    encoder = Encoder(load_tokenizer(args.model))
-    people = probes(args.people)
-    copied = [p for p in people if p.kind == "copied"]
-    following = [p for p in people if p.kind == "following"]
-    figures = {
-        **asdict(read(model, encoder, people)),
-        "copied": asdict(read(model, encoder, copied)),
-        "following": asdict(read(model, encoder, following)),
-        "convai2": conversation_loss(model, encoder, convai2(args.data, held_out=True)),
+    evaluation = Evaluation(args)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "people": evaluation.people,
+        "perplexity": evaluation.perplexity,
+        "chats": evaluation.chats,
+        "voices": evaluation.voices,
+        "abstracts": evaluation.abstracts,
     }
+    figures = {name: parts[name]() for name in args.part}
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
 
 
-def conversation_loss(
-    model: Qwen3ForCausalLM, encoder: Encoder, conversations: Sequence[Conversation]
-) -> dict[str, float]:
-    """Loss per answer token of whole conversations, with and without persona."""
-    with_persona, without = [], []
-    for conversation in conversations:
-        facts = [ContextItem("fact", fact) for fact in conversation.facts]
-        pair = prompt_pair(conversation.messages, facts)
-        with_persona.append(score(model, encoder, pair.with_persona))
-        without.append(score(model, encoder, pair.without_persona))
-    return {
-        "conversations": len(conversations),
-        "loss": -float(torch.cat(with_persona).mean()),
-        "loss_without": -float(torch.cat(without).mean()),
-    }
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = ("people", "perplexity", "chats", "voices", "abstracts")
+    parser.add_argument("--model", type=Path, default=ROOT / "perce" / "reference")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder")
+    parser.add_argument("--part", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--people", type=int, default=500)
+    parser.add_argument("--writers", type=int, default=20)
+    parser.add_argument("--transcript", type=Path, help="Markdown file for the conversations")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ checkpoint was meant for, the learning rate falls to zero sooner.
 import argparse
 import copy
 import json
+import random
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,8 +18,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from perce.prompt import prompt_pair
-from scripts.persona.mix import STAGES, Mix
+from scripts.persona.mix import Mix
 from scripts.reference.batches import Encoder
 from scripts.reference.curve import plot_loss
 from scripts.reference.evaluation import probes, read
@@ -26,7 +26,7 @@ from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
 from scripts.reference.training import Progress, Run, Trainer, new_model
 
 VOCABULARY = 2560
-_TOKENIZER_EXAMPLES = 8_000
+_TOKENIZER_PASSAGES = 2_000
 
 
 def main() -> None:
@@ -74,14 +74,15 @@ def _tokenizer(mix: Mix, work: Path) -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_texts(mix: Mix) -> Iterator[str]:
-    """Examples of the mix, and every real conversation once, so that plain English counts."""
-    for number in range(_TOKENIZER_EXAMPLES):
-        example = mix.example(STAGES[-1], number)
-        for message in prompt_pair(example.messages, example.context).with_persona:
-            yield message["content"]
-    for conversation in (*mix.chat.conversations, *mix.topical.conversations):
-        for message in conversation.messages:
-            yield message["content"]
+    """Every real conversation, and as much text from books."""
+    passages = (
+        mix.passages.example(random.Random(number), 1000).messages
+        for number in range(_TOKENIZER_PASSAGES)
+    )
+    conversations = (c.messages for c in (*mix.chat.conversations, *mix.topical.conversations))
+    for messages in (*conversations, *passages):
+        for message in messages:
+            yield f"{message['role']}\n{message['content']}"
 
 
 def _arguments() -> argparse.Namespace:
@@ -89,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder goes")
-    parser.add_argument("--tokens", type=int, default=16_000_000)
+    parser.add_argument("--tokens", type=int, default=48_000_000)
     parser.add_argument("--minutes", type=float, default=0.0, help="end sooner, after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

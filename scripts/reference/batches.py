@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from perce.prompt import Message, prompt_pair
-from scripts.persona.examples import Example
+from scripts.persona.example import Example
 from scripts.reference.tokenizer import END, START
 
 _POOL = 768
@@ -48,6 +48,9 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         self.pad: int = tokenizer.pad_token_id
+        self._backend = tokenizer.backend_tokenizer
+        self.end: int = tokenizer.eos_token_id
+        self._answer_head = self._ids(f"{START}assistant\n")
 
     def example(self, example: Example) -> Encoded:
         """Encode an example: every assistant message and its end mark count."""
@@ -56,19 +59,32 @@ class Encoder:
 
     def messages(self, messages: Sequence[Message]) -> Encoded:
         """Encode messages that are ready for the template."""
-        ids: list[int] = []
-        counted: list[bool] = []
-        for message in messages:
-            for text, counts in _pieces(message):
-                piece = self.tokenizer(text, add_special_tokens=False).input_ids
-                ids += piece
-                counted += [counts] * len(piece)
-        return Encoded(ids, counted)
+        ids = self._ids("".join(f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages))
+        return Encoded(ids, self._answers(ids))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Encode a prompt that the model is to answer."""
-        head = self.tokenizer(f"{START}assistant\n", add_special_tokens=False).input_ids
-        return self.messages(messages).ids + list(head)
+        return self.messages(messages).ids + self._answer_head
+
+    def _ids(self, text: str) -> list[int]:
+        # The backend is called directly: the wrapper's bookkeeping takes as long as the work.
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _answers(self, ids: Sequence[int]) -> list[bool]:
+        """Mark what lies between an assistant's head and its end mark, the mark included."""
+        head = self._answer_head
+        counted = [False] * len(ids)
+        at = 0
+        while at < len(ids):
+            if ids[at] != head[0] or list(ids[at : at + len(head)]) != head:
+                at += 1
+                continue
+            at += len(head)
+            end = ids.index(self.end, at)
+            counted[at : end + 1] = [True] * (end + 1 - at)
+            at = end + 1
+        return counted
 
 
 def batches(
@@ -112,11 +128,3 @@ def collate(group: Sequence[Encoded], pad: int) -> Batch:
 
 def _padded(length: int) -> int:
     return -(-length // _ROUND) * _ROUND
-
-
-def _pieces(message: Message) -> list[tuple[str, bool]]:
-    """Split a message where generation splits it: an answer starts behind its head."""
-    head, body = f"{START}{message['role']}\n", f"{message['content']}{END}"
-    if message["role"] != "assistant":
-        return [(f"{head}{body}\n", False)]
-    return [(head, False), (body, True), ("\n", False)]

@@ -11,11 +11,11 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from perce.prompt import Message, prompt_pair
-from scripts.persona.examples import Example, Generator
+from scripts.persona.example import Example
+from scripts.persona.examples import Generator
 from scripts.persona.tables import load_tables
 from scripts.reference.batches import Encoder, collate
-
-_BATCH = 20
+from scripts.reference.generation import Answer, answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ def is_right(example: Example, answer: str) -> bool:
     return all(word.lower() in answer.lower() for word in example.key)
 
 
+def _right(examples: Sequence[Example], said: Sequence[Answer]) -> int:
+    return sum(is_right(e, answer.text) for e, answer in zip(examples, said, strict=True))
+
+
 @torch.no_grad()
 def read(model: Qwen3ForCausalLM, encoder: Encoder, examples: Sequence[Example]) -> Reading:
     """Ask a model about unseen people."""
@@ -63,37 +67,10 @@ def read(model: Qwen3ForCausalLM, encoder: Encoder, examples: Sequence[Example])
     count = len(examples)
     return Reading(
         people=count,
-        right=sum(map(is_right, examples, with_persona)) / count,
-        right_without=sum(map(is_right, examples, without)) / count,
+        right=_right(examples, with_persona) / count,
+        right_without=_right(examples, without) / count,
         pir=float(torch.cat(pir).mean()),
     )
-
-
-@torch.no_grad()
-def answers(
-    model: Qwen3ForCausalLM,
-    encoder: Encoder,
-    prompts: Sequence[Sequence[Message]],
-    tokens: int = 40,
-    temperature: float = 0.0,
-) -> list[str]:
-    """Answer prompts, greedily or sampled."""
-    said: list[str] = []
-    for start in range(0, len(prompts), _BATCH):
-        group = [encoder.prompt(p) for p in prompts[start : start + _BATCH]]
-        width = max(map(len, group))
-        ids_BT = torch.tensor([[encoder.pad] * (width - len(g)) + g for g in group])
-        mask_BT = torch.tensor([[0] * (width - len(g)) + [1] * len(g) for g in group])
-        out_BT = model.generate(
-            input_ids=ids_BT.to(model.device),
-            attention_mask=mask_BT.to(model.device),
-            max_new_tokens=tokens,
-            do_sample=temperature > 0,
-            temperature=temperature or None,
-        )
-        decode = encoder.tokenizer.decode
-        said += [decode(row[width:], skip_special_tokens=True) for row in out_BT]
-    return said
 
 
 @torch.no_grad()

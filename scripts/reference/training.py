@@ -17,6 +17,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from scripts.persona.mix import STAGES, Mix, Stage
 from scripts.reference.batches import Batch, Encoded, Encoder, batches
 
+_PLAIN_ATTENTION = 640
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -36,8 +38,8 @@ class Run:
     """
 
     tokens: int
-    batch_tokens: int = 4096
-    longest: int = 1536
+    batch_tokens: int = 6144
+    longest: int = 2048
     learning_rate: float = 3e-3
     warmup_steps: int = 60
     decay_share: float = 0.4
@@ -199,6 +201,10 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        # On CPU, plain attention is faster than the fused kernel until its T x T weights outgrow
+        # the cache (measured: 1.3 times at 128 to 512 tokens, 0.7 times at 2,048).
+        plain = self.device == "cpu" and batch.ids_BT.shape[1] <= _PLAIN_ATTENTION
+        self.model.set_attn_implementation("eager" if plain else "sdpa")
         loss = self.loss(batch.ids_BT, batch.at_N, batch.labels_N)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

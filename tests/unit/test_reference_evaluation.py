@@ -1,0 +1,116 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from transformers import Qwen3ForCausalLM
+
+from perce.hyperparameters import Hyperparameters
+from perce.model import load_model
+from perce.retrieval import Encoder as TextEncoder
+from perce.tokens import ChatTokenizer
+from scripts.persona.dialogue import Conversation
+from scripts.persona.tables import read_lines
+from scripts.reference import conversations
+from scripts.reference.adaptation import Gain, Writer, gain, invented_writers, real_writers, summary
+from scripts.reference.batches import Encoder
+from scripts.reference.conversations import Asked, Chat, ask_people, repeats_itself, transcript
+from scripts.reference.generation import answers
+from scripts.reference.tokenizer import load_tokenizer
+
+REFERENCE = Path(__file__).parents[2] / "perce" / "reference"
+QUESTIONS = Path(conversations.__file__).parent / "questions.txt"
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3ForCausalLM:
+    loaded: Qwen3ForCausalLM = Qwen3ForCausalLM.from_pretrained(REFERENCE).float().eval()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(load_tokenizer(REFERENCE))
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("", False),
+        ("I like it a lot and I like it a lot.", False),
+        ("and then I went home, and then I went home, and then I went home", True),
+        ("na na na na na na na na", True),
+    ],
+)
+def test_four_words_said_three_times_are_a_loop(text: str, loops: bool) -> None:
+    assert repeats_itself(text) == loops
+
+
+def test_an_answer_says_whether_it_ended(model: Qwen3ForCausalLM, encoder: Encoder) -> None:
+    prompt = [{"role": "user", "content": "Hello!"}]
+    cut, whole = (answers(model, encoder, [prompt], tokens)[0] for tokens in (1, 100))
+    assert not cut.ended
+    assert whole.ended
+    assert whole.text.startswith(cut.text)
+
+
+def test_answers_do_not_depend_on_their_company(model: Qwen3ForCausalLM, encoder: Encoder) -> None:
+    short = [{"role": "user", "content": "Hello!"}]
+    long = [{"role": "user", "content": "What do you think of the weather today? " * 5}]
+    together = answers(model, encoder, [short, long])
+    assert together == [answers(model, encoder, [one])[0] for one in (short, long)]
+
+
+def test_each_question_goes_to_somebody_who_has_the_fact(
+    model: Qwen3ForCausalLM, encoder: Encoder
+) -> None:
+    wanted = [line.partition(" | ")[0] for line in read_lines(QUESTIONS)]
+    people = [Conversation((f"I know of {fact}.",), ()) for fact in wanted]
+    asked = ask_people(model, encoder, people)
+    assert len(asked) == 60
+    assert all(fact in one.facts[0] for fact, one in zip(wanted, asked, strict=True))
+
+
+def test_the_transcript_holds_all_that_was_said() -> None:
+    asked = [Asked(("I sew.",), "Hobby?", "Needles.")]
+    chat = Chat("ann", (("Hi!", "Hello."), ("Bye!", "See you.")), ended=2, looped=0, repeated=0)
+    text = transcript(asked, [chat])
+    for said in ("I sew.", "Hobby?", "Needles.", "ann", "Hi!", "Hello.", "Bye!", "See you."):
+        assert said in text
+
+
+def test_real_writers_are_those_with_most_texts_oldest_first(tmp_path: Path) -> None:
+    file = tmp_path / "users.jsonl.gz"
+    rows = [("a", 1), ("b", 3), ("b", 1), ("b", 2)]
+    with gzip.open(file, "wt", encoding="utf-8") as lines:
+        for user, order in rows:
+            row = {"user": user, "order": order, "query": f"q{order}", "text": f"t{order}"}
+            lines.write(json.dumps(row) + "\n")
+    (writer,) = real_writers(file, 1, most_texts=2)
+    assert writer == Writer("b", (("q2", "t2"), ("q3", "t3")))
+
+
+def test_invented_writers_keep_to_themselves() -> None:
+    first, second = invented_writers(2)
+    assert len(first.texts) == len(second.texts) == 50
+    assert invented_writers(2) == [first, second]
+    assert not set(first.texts) & set(second.texts)
+
+
+def test_training_on_a_writer_lowers_the_loss_on_what_was_held_out() -> None:
+    base = load_model(str(REFERENCE))
+    before = {name: p.clone() for name, p in base.state_dict().items()}
+    writer = Writer("one", tuple((f"Day {n}?", f"Quite well, day {n}, ahoy!") for n in range(15)))
+    hyper = Hyperparameters(learning_rate=3e-3, epochs=4)
+    tokenizer = ChatTokenizer.load(str(REFERENCE))
+    measured = gain(base, tokenizer, TextEncoder(), writer, hyper)
+    assert measured.after < 0.7 * measured.before
+    assert all(p.equal(before[name]) for name, p in base.state_dict().items())
+
+
+def test_the_summary_takes_medians_of_changes() -> None:
+    gains = [Gain("a", 2.0, 1.0, 4.0, 3.0), Gain("b", 2.0, 2.0, 4.0, 4.0), Gain("c", 4, 1, 4, 2)]
+    summed = summary(gains)
+    assert summed["change"] == -0.5
+    assert summed["personal_change"] == -0.25
+    assert summed["writers"] == 3
