@@ -7,6 +7,7 @@ import typer
 
 from perce.errors import AttuneError
 from scripts.attune import adapters, facts, history, schedule, users
+from scripts.attune.bench.command import app as bench
 from scripts.attune.chat import chat
 from scripts.attune.pir import pir
 from scripts.attune.refresh import refresh
@@ -30,6 +31,7 @@ app.add_typer(facts.app, name="facts")
 app.add_typer(history.app, name="history")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(schedule.app, name="schedule")
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,173 @@
+"""How well the personal words of annotated replies are identified, by each method."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+from openai import OpenAI, OpenAIError
+from rich.table import Table
+
+from perce.contrasting import Case, contrast_replies
+from perce.errors import AttuneError
+from perce.identification import Identification, Identified, by_pir, match_words, measure
+from perce.judge import judge_messages, judged
+from perce.model import load_model
+from perce.pir import PERSONAL_THRESHOLD
+from perce.prompt import ContextItem, Message, prompt_pair
+from perce.scorer import LocalScorer
+from perce.tokens import ChatTokenizer
+from scripts.attune.bench.annotated import AnnotatedReply
+from scripts.attune.up.errors import BadModelError
+from scripts.attune.up.model import choose_model
+
+Method = Callable[[Sequence[AnnotatedReply]], list[Identified]]
+
+
+class NoVerdict(AttuneError):
+    """The judge gave no verdict; check --judge, --judge-model and --judge-key."""
+
+    def __init__(self, judge: str, reason: object) -> None:
+        super().__init__(
+            f"The judge at {judge} gave no verdict: {reason}. "
+            "Check --judge, --judge-model and --judge-key."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A method's figures, and the seconds it took for all replies (loading excluded)."""
+
+    figures: Identification
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Where an LLM-as-judge answers: an OpenAI-compatible endpoint, a model there, a key.
+
+    Raises:
+        NoVerdict: The URL is no http address.
+    """
+
+    url: str
+    model: str
+    key: str
+
+    def __post_init__(self) -> None:
+        try:
+            address = urlsplit(self.url)
+            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # a port that is no number
+            usable = False
+        if not usable:
+            raise NoVerdict(self.url, "that is no http address")
+
+
+def identify(
+    items: Sequence[AnnotatedReply], model: str, judge: Judge | None = None
+) -> dict[str, Timed]:
+    """Measure word matching, PerContrast and, where given, a judge.
+
+    Args:
+        items: Annotated replies.
+        model: Name or folder of the model that PerContrast scores with.
+        judge: The judge, if any.
+
+    Raises:
+        perce.identification.OneKindOfWord: No word is annotated, or every word is.
+        BadModelError: The model cannot be loaded.
+        NoVerdict: The judge did not answer.
+    """
+    # Word matching goes first: what cannot be measured shows before a model is loaded.
+    timed = {"word_match": _time(_match, items)}
+    methods = {"percontrast": _percontrast(model)}
+    if judge:
+        methods["llm_judge"] = _judge(judge)
+    return timed | {name: _time(method, items) for name, method in methods.items()}
+
+
+def as_json(timed: Mapping[str, Timed]) -> str:
+    """The result as one JSON object."""
+    figures = {n: {**asdict(t.figures), "seconds": t.seconds} for n, t in timed.items()}
+    return json.dumps({"threshold": PERSONAL_THRESHOLD, "methods": figures}, indent=1)
+
+
+def as_table(timed: Mapping[str, Timed]) -> Table:
+    """The result as a table for a terminal."""
+    table = Table(title=f"Personal words, PIR > {PERSONAL_THRESHOLD:g}")
+    table.add_column("Method")
+    for name in ("Precision", "Recall", "F1", "AUROC", "Seconds"):
+        table.add_column(name, justify="right")
+    for method, t in timed.items():
+        f = t.figures
+        shown = (f.precision, f.recall, f.f1, f.auroc)
+        table.add_row(method, *(f"{value:.3f}" for value in shown), f"{t.seconds:.2f}")
+    return table
+
+
+def _time(method: Method, items: Sequence[AnnotatedReply]) -> Timed:
+    started = time.perf_counter()
+    found = method(items)
+    seconds = time.perf_counter() - started
+    answers = [item.answer for item in items]
+    return Timed(measure(answers, [item.personal for item in items], found), seconds)
+
+
+def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
+    return [match_words(item.persona, item.answer) for item in items]
+
+
+def _percontrast(model: str) -> Method:
+    source = choose_model(model, gpu=False).source
+    try:
+        scorer, tokenizer = LocalScorer(load_model(source)), ChatTokenizer.load(source)
+    except OSError as error:
+        raise BadModelError(model, " ".join(str(error).split())) from error
+
+    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
+        cases = [
+            Case(
+                prompt_pair(
+                    [{"role": "user", "content": item.question}],
+                    [ContextItem("fact", fact) for fact in item.persona],
+                ),
+                item.answer,
+            )
+            for item in items
+        ]
+        tokens = contrast_replies(scorer, tokenizer, cases)
+        return [by_pir(item.answer, own) for item, own in zip(items, tokens, strict=True)]
+
+    return find
+
+
+def _judge(judge: Judge) -> Method:
+    client = OpenAI(base_url=judge.url, api_key=judge.key)
+
+    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
+        found = []
+        with client:
+            for item in items:
+                messages = judge_messages(item.persona, item.question, item.answer)
+                found.append(judged(item.answer, _ask(client, judge, messages)))
+        return found
+
+    return find
+
+
+def _ask(client: OpenAI, judge: Judge, messages: Sequence[Message]) -> str:
+    try:
+        completion = client.chat.completions.create(
+            model=judge.model,
+            messages=[{"role": m["role"], "content": m["content"]} for m in messages],
+            temperature=0.0,
+        )
+    except (OpenAIError, json.JSONDecodeError) as error:
+        raise NoVerdict(judge.url, error) from error
+    try:
+        # The client does not check what it got: any page at the address arrives here.
+        return completion.choices[0].message.content or ""
+    except (AttributeError, IndexError, TypeError) as error:
+        raise NoVerdict(judge.url, "it answers, but not in OpenAI's chat format") from error
