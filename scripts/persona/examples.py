@@ -20,10 +20,6 @@ _QUALIFIERS = (
     "special", "village", "summer", "winter", "holiday", "strange", "simple", "modern", "Irish",
     "Greek",
 )  # fmt: skip
-_NOBODY = (
-    "There is not much to tell.", "I have not told you anything about me yet.",
-    "I would rather listen today.", "You tell me first.", "I am just like everyone else.",
-)  # fmt: skip
 
 
 class Generator:
@@ -77,7 +73,7 @@ class Generator:
         known = self.people.facts(rng, facts)
         question = rng.choice(self.tables.introductions)
         if rng.random() < 0.1:
-            return Example("introduction", _chat([Turn(question, rng.choice(_NOBODY))]))
+            return Example("introduction", _chat([Turn(question, rng.choice(self.tables.unknown))]))
         items = [ContextItem("fact", fact.text) for fact in known]
         rng.shuffle(items)
         told = items if rng.random() < 0.7 else items[: rng.randint(1, len(items))]

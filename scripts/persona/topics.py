@@ -14,7 +14,7 @@ from scripts.persona.example import Example
 from scripts.persona.tables import TABLES, TableError, read_lines
 
 _DROPPED = 0.25
-_DIRECT = 0.3
+_DIRECT = 0.4
 _INTRODUCED = 0.06
 
 
@@ -81,7 +81,7 @@ class Topics:
     ) -> tuple[str, str]:
         if rng.random() < _DIRECT:
             other = [fact for fact in topic.facts if fact not in told[topic.name]]
-            answer = rng.choice(other if rng.random() < 0.7 else told[topic.name])
+            answer = rng.choice(other if rng.random() < 0.5 else told[topic.name])
             return rng.choice(self.questions[topic.direct]), answer
         group, answer = rng.choice(topic.answers)
         return rng.choice(self.questions[group]), answer

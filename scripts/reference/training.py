@@ -42,7 +42,7 @@ class Run:
     longest: int = 2048
     learning_rate: float = 3e-3
     warmup_steps: int = 60
-    decay_share: float = 0.4
+    decay_share: float = 0.6
     seed: int = 0
     minutes: float = 0.0
     compiled: bool = False
@@ -205,7 +205,8 @@ class Trainer:
         # the cache (measured: 1.3 times at 128 to 512 tokens, 0.7 times at 2,048).
         plain = self.device == "cpu" and batch.ids_BT.shape[1] <= _PLAIN_ATTENTION
         self.model.set_attn_implementation("eager" if plain else "sdpa")
-        loss = self.loss(batch.ids_BT, batch.at_N, batch.labels_N)
+        tensors = (batch.ids_BT, batch.at_N, batch.labels_N)
+        loss = self.loss(*(tensor.to(self.device) for tensor in tensors))
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:

@@ -1,0 +1,100 @@
+"""One user under one method: losses on the tests, and generated texts against the real ones."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from perce.adapter import new_adapter, remove_adapter
+from perce.evaluate import Mask, held_out_losses, mean_loss, mean_personal_loss
+from perce.example import Example
+from perce.generation import greedy_replies
+from perce.hyperparameters import Hyperparameters
+from perce.text_metrics import mean_scores, score_text
+from perce.train import train_adapter
+from scripts.attune.bench.users.subject import Base, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class UserFigures:
+    """A user's figures under a method.
+
+    Attributes:
+        loss: Mean over the tests' tokens, in nats.
+        personal_loss: The same over personal tokens; None where no token is personal.
+        rouge1: Mean over the tests, as are the other two text metrics.
+        seconds_per_user: What training took for this user; a shared adapter's is divided
+            among those whom it serves here.
+    """
+
+    loss: float
+    personal_loss: float | None
+    rouge1: float
+    rougeL: float
+    meteor: float
+    seconds_per_user: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """The base model with a freshly trained adapter, and the seconds of its training."""
+
+    model: PeftModel
+    seconds: float
+
+
+@contextmanager
+def adapted(base: Base, examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[Adapted]:
+    """Train a fresh adapter; it is taken off again at the end.
+
+    Raises:
+        perce.train.TrainingDiverged: The learning rate is too high.
+    """
+    model = new_adapter(base.model, hyper)
+    try:
+        yield Adapted(model, train_adapter(model, examples, hyper).seconds)
+    finally:
+        remove_adapter(model)
+
+
+def loss_on_tests(model: PreTrainedModel | PeftModel, subject: Subject) -> float:
+    """Mean loss over the tokens of a user's tests, in nats."""
+    return mean_loss(held_out_losses(model, subject.test))
+
+
+def measure(
+    base: Base,
+    model: PreTrainedModel | PeftModel,
+    subject: Subject,
+    masks: Sequence[Mask],
+    new_tokens: int,
+    seconds: float = 0.0,
+) -> UserFigures:
+    """Score a user's tests and generate them.
+
+    Args:
+        base: Its tokenizer is used.
+        model: The model under the method.
+        subject: The user.
+        masks: The tests' personal tokens, as the base model chose them.
+        new_tokens: Most tokens of a generated text.
+        seconds: What training took.
+    """
+    losses = held_out_losses(model, subject.test)
+    personal = mean_personal_loss(losses, masks) if any(mask.any() for mask in masks) else None
+    prompts = [example.prompt_ids for example in subject.test]
+    replies = greedy_replies(model, prompts, base.tokenizer.end_id, new_tokens)
+    texts = [base.tokenizer.decode(ids) for ids in replies]
+    scores = mean_scores(
+        [score_text(said, real) for said, real in zip(texts, subject.references, strict=True)]
+    )
+    return UserFigures(
+        loss=mean_loss(losses),
+        personal_loss=personal,
+        rouge1=scores.rouge1,
+        rougeL=scores.rougeL,
+        meteor=scores.meteor,
+        seconds_per_user=seconds,
+    )

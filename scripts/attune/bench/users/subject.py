@@ -1,0 +1,113 @@
+"""A user as the benchmark sees one: examples to train on, and newer ones to test on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from adapt.dataset import PastText, build_dataset
+from perce.datasets.longlamp import read_longlamp
+from perce.datasets.records import read_records
+from perce.datasets.writers import Writer, Written, read_users
+from perce.errors import AttuneError
+from perce.example import Example
+from perce.model import load_model
+from perce.retrieval import Encoder
+from perce.tokens import ChatTokenizer
+from scripts.attune.bench.users.settings import Settings
+from scripts.attune.up.errors import BadModelError
+from scripts.attune.up.model import choose_model
+
+
+class TooFewTexts(AttuneError):
+    """A user has no text that fits for training or for testing; raise --max-length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The frozen base model, with what turns texts into its examples."""
+
+    model: PreTrainedModel
+    tokenizer: ChatTokenizer
+    encoder: Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A user's examples, oldest first, each with the context of its own time.
+
+    Attributes:
+        references: What the user really wrote in the tests.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    references: tuple[str, ...]
+
+    def without_context(self) -> "Subject":
+        """The same tests, asked without the persona."""
+        bare = tuple(replace(one, prompt_ids=one.prompt_ids_without) for one in self.test)
+        return replace(self, test=bare)
+
+
+def read_writers(file: Path, most_texts: int) -> list[Writer]:
+    """Read a file in the users format or one of LongLaMP's, told by its first record.
+
+    Raises:
+        perce.datasets.records.UnreadableDataset: It is neither, or a line is broken.
+    """
+    _, first = next(read_records(file))
+    return (read_longlamp if "profile" in first else read_users)(file, most_texts)
+
+
+def load_base(model: str) -> Base:
+    """Load a model by its folder or name.
+
+    Raises:
+        BadModelError: It cannot be loaded.
+    """
+    source = choose_model(model, gpu=False).source
+    try:
+        return Base(load_model(source), ChatTokenizer.load(source), Encoder())
+    except OSError as error:
+        raise BadModelError(model, " ".join(str(error).split())) from error
+
+
+def prepare(writer: Writer, base: Base, settings: Settings) -> Subject:
+    """Give each text its context, and split the user's texts as the file splits them.
+
+    A text that does not fit the length limit by itself is left out.
+
+    Raises:
+        TooFewTexts: Then none is left to train on, or none to test on.
+    """
+    longest = settings.hyper.max_length
+    train = [one for one in writer.train if _fits(one, base.tokenizer, longest)]
+    test = [one for one in writer.test if _fits(one, base.tokenizer, longest)]
+    if not train or not test:
+        raise TooFewTexts(
+            f"{writer.name} has no text of at most {longest} tokens to "
+            f"{'test' if train else 'train'} on. Raise --max-length or take the user out."
+        )
+    past = _past([*train, *test], base.encoder)
+    dataset = build_dataset(past, (), base.tokenizer, settings.budget, longest)
+    examples = (*dataset.train, *dataset.held_out)
+    split = len(examples) - len(test)
+    references = tuple(one.text for one in test)
+    return Subject(writer.name, examples[:split], examples[split:], references)
+
+
+def _fits(written: Written, tokenizer: ChatTokenizer, longest: int) -> bool:
+    prompt = tokenizer.prompt_ids([{"role": "user", "content": written.query}])
+    return len(prompt) + tokenizer.count(written.text) + 1 <= longest
+
+
+def _past(texts: Sequence[Written], encoder: Encoder) -> list[PastText]:
+    whole = encoder.encode([f"{one.query}\n{one.text}" for one in texts])
+    queries = encoder.encode([one.query for one in texts])
+    return [
+        PastText(number, one.query, one.text, float(number), whole[number], queries[number])
+        for number, one in enumerate(texts)
+    ]
