@@ -87,6 +87,11 @@ class PersonaChat:
             held_out=tuple(c for c, out in zip(human, of_humans, strict=True) if out),
         )
 
+    def holds_out(self, facts: Sequence[str]) -> bool:
+        """Whether any of these facts is also that of a held-out person."""
+        held = {_plain(fact) for conversation in self.held_out for fact in conversation.facts}
+        return any(_plain(fact) in held for fact in facts)
+
 
 def divide_personas(conversations: Sequence[Conversation]) -> list[bool]:
     """Which conversations are held out: those of about one family of personas in nine."""

@@ -91,15 +91,17 @@ class Mix:
     """
 
     def __init__(self, data: Path, seed: int) -> None:
+        self.books = [*gutenberg(data), *storybook(data) * _STORIES_AGAIN]
+        self.passages = Passages(self.books)
+        self.recall = Recall(self.books)
+        chat = PersonaChat.read(data)
+        self.chat = Dialogues(chat.train)
         tables = load_tables()
         self.generator = Generator(tables)
         others = self.generator.people.statements
         self.topics = Topics(load_topics(), load_groups(), tables.introductions, others)
-        self.written = WrittenPeople(load_people(), others)
-        self.books = [*gutenberg(data), *storybook(data) * _STORIES_AGAIN]
-        self.passages = Passages(self.books)
-        self.recall = Recall(self.books)
-        self.chat = Dialogues(PersonaChat.read(data).train)
+        people = [person for person in load_people() if not chat.holds_out(person.facts)]
+        self.written = WrittenPeople(people, others)
         self.topical = Dialogues(topical_chat(data))
         self.seed = seed
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from perce.prompt import ContextItem, prompt_pair
 from scripts.persona.books import Book, Passages
-from scripts.persona.dialogue import Conversation, divide_personas, truecase
+from scripts.persona.dialogue import Conversation, PersonaChat, divide_personas, truecase
 from scripts.persona.english import sentence, speaks_of_user, to_second_person
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
@@ -219,6 +219,13 @@ def test_no_persona_is_on_both_sides_of_the_division() -> None:
     )
     assert 0 < sum(held_out) < len(held_out)
     assert not outside & inside
+
+
+def test_what_is_held_out_is_known_with_and_without_contractions() -> None:
+    chat = PersonaChat((), (Conversation(("I've two dogs.", "I am a nurse."), ()),))
+    assert chat.holds_out(["I like tea.", "i have two dogs"])
+    assert chat.holds_out(["I'm a nurse."])
+    assert not chat.holds_out(["I like tea.", "I have three dogs."])
 
 
 @pytest.mark.parametrize(
