@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder goes")
-    parser.add_argument("--tokens", type=int, default=48_000_000)
+    parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--minutes", type=float, default=0.0, help="end sooner, after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -48,7 +48,7 @@ class Stage:
 
 
 STAGES = (
-    Stage(until=0.2, language=0.40, recall=0.38, persona_chat=0.17, topical=0.05),
+    Stage(until=0.23, language=0.40, recall=0.38, persona_chat=0.17, topical=0.05),
     Stage(
         until=0.68,
         language=0.01,
@@ -67,14 +67,14 @@ STAGES = (
         until=1.0,
         language=0.006,
         recall=0.01,
-        questions=0.33,
-        introductions=0.02,
-        topics=0.22,
-        written=0.08,
-        writing=0.18,
-        persona_chat=0.12,
-        topical=0.03,
-        facts=(3, 12),
+        questions=0.42,
+        introductions=0.03,
+        topics=0.18,
+        written=0.11,
+        writing=0.11,
+        persona_chat=0.11,
+        topical=0.02,
+        facts=(2, 10),
         turns=8,
         passage=7000,
     ),
