@@ -90,7 +90,8 @@ def compare(
         for method in settings.methods:
             rate = None
             if method in settings.trained:
-                report(f"{method}: choosing the learning rate on {len(run.training)} users")
+                if len(settings.rates) > 1:
+                    report(f"{method}: choosing the learning rate on {len(run.training)} users")
                 rate, trials = choose_rate(base, method, run.training, settings)
                 comparison.rates.setdefault(method, []).append(rate)
                 comparison.trials += trials

@@ -1,0 +1,275 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scripted_engine import WordEncoder
+from transformers import PreTrainedModel
+from typer.testing import CliRunner
+
+from adapt.dataset import ContextBudget
+from perce.datasets.records import UnreadableDataset
+from perce.datasets.writers import Writer, Written
+from perce.hyperparameters import BadHyperparameter, Hyperparameters
+from perce.tokens import ChatTokenizer
+from scripts.attune.bench.users.comparison import NoTrainingUsers, compare, groups
+from scripts.attune.bench.users.rates import choose_rate
+from scripts.attune.bench.users.report import as_json, as_table
+from scripts.attune.bench.users.settings import (
+    BadChoice,
+    Method,
+    Settings,
+    methods_of,
+    rates_of,
+)
+from scripts.attune.bench.users.subject import Base, TooFewTexts, prepare, read_writers
+from scripts.attune.main import app
+
+MEASURES = {"loss", "personal_loss", "rouge1", "rougeL", "meteor", "seconds_per_user"}
+SEA = ["the sea is soft", "waves at Malibu", "I paddle out", "salt and sun", "the cafe", "I surf"]
+DOG = ["my dog hates thunder", "so do I", "we hide", "the dog barks", "a walk", "good dog"]
+
+
+def writer(name: str, texts: list[str]) -> Writer:
+    written = [Written(f"What about {n}?", text) for n, text in enumerate(texts)]
+    return Writer(name, tuple(written[:-1]), (written[-1],))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "users.jsonl"
+    with path.open("w") as lines:
+        for name, texts in (("sea", SEA), ("dog", DOG)):
+            for order, text in enumerate(texts):
+                record = {"user": name, "order": order, "query": f"And {order}?", "text": text}
+                lines.write(json.dumps(record) + "\n")
+    return path
+
+
+@pytest.fixture
+def base(tiny_model: PreTrainedModel, chat_tokenizer: ChatTokenizer) -> Base:
+    return Base(tiny_model, chat_tokenizer, WordEncoder())
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(
+        methods=("base", "rag", "ce", "perce", "population"),
+        users=1,
+        training_users=2,
+        rates=(1e-3,),
+        new_tokens=6,
+        budget=ContextBudget(tokens=64, texts=2),
+        hyper=Hyperparameters(rank=4, epochs=1, max_length=400),
+    )
+
+
+WRITERS = [writer("sea", SEA), writer("dog", DOG), writer("both", SEA + DOG)]
+
+
+def bench(file: Path, *options: str) -> Any:  # noqa: ANN401 - JSON
+    ran = CliRunner().invoke(app, ["bench", "users", str(file), "--json", *options])
+    assert ran.exit_code == 0, ran.output + repr(ran.exception)
+    return json.loads(ran.stdout)
+
+
+def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -> None:
+    methods = "base,rag,ce,perce,population"
+    small = ["--users", "2", "--epochs", "1", "--new-tokens", "8", "--rates", "1e-3,2e-3"]
+    result = bench(file, "--methods", methods, *small)
+    assert result["users"] == 2
+    assert result["texts"] == {"train": 10, "test": 2}
+    assert 0 <= result["personal_share"] <= 1
+    assert list(result["methods"]) == methods.split(",")
+    for name, figures in result["methods"].items():
+        assert set(figures) == MEASURES | {f"{m}_ci" for m in MEASURES} | {"learning_rates"}
+        assert 0 < figures["loss_ci"][0] <= figures["loss"] <= figures["loss_ci"][1]
+        trained = name not in ("base", "rag")
+        assert (figures["seconds_per_user"] > 0) == trained
+        assert bool(figures["learning_rates"]) == trained
+        assert set(figures["learning_rates"]) <= {1e-3, 2e-3}
+        assert set(result["per_user"][name]) == {"sea", "dog"}
+    # Both users are evaluated, so each one's rates are tried on the other alone.
+    assert len(result["rate_trials"]) == 2 * 3 * 2
+    assert set(result["perce_minus_ce"]) == MEASURES | {f"{m}_ci" for m in MEASURES}
+
+
+def test_losses_are_those_of_transformers_logits(base: Base, settings: Settings) -> None:
+    subject = prepare(WRITERS[0], base, settings)
+    untrained = replace(settings, methods=("base", "rag"))
+    figures = compare(WRITERS, base, untrained, lambda _: None).figures
+
+    def losses(prompt: tuple[int, ...]) -> torch.Tensor:
+        ids = subject.test[0].reply_ids
+        with torch.no_grad():
+            logits_TV = base.model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0]
+        logprobs_NV: torch.Tensor = logits_TV[len(prompt) - 1 : -1].log_softmax(-1)
+        return -logprobs_NV[range(len(ids)), ids]
+
+    bare, full = losses(subject.test[0].prompt_ids_without), losses(subject.test[0].prompt_ids)
+    personal = bare - full > 1
+    assert 0 < personal.sum() < len(personal)
+    expected: dict[Method, torch.Tensor] = {"base": bare, "rag": full}
+    for method, own in expected.items():
+        found = figures[method]["sea"]
+        assert found.loss == pytest.approx(own.mean().item(), rel=1e-5)
+        assert found.personal_loss == pytest.approx(own[personal].mean().item(), rel=1e-5)
+
+
+def test_each_context_holds_only_older_texts(base: Base, settings: Settings) -> None:
+    subject = prepare(WRITERS[0], base, settings)
+    examples = (*subject.train, *subject.test)
+    for number, example in enumerate(examples):
+        prompt = base.tokenizer.decode(example.prompt_ids)
+        shown = {n for n, text in enumerate(SEA) if text in prompt}
+        assert shown <= set(range(number))
+        assert len(shown) == min(number, settings.budget.texts)
+    assert subject.references == (SEA[-1],)
+    assert not any(
+        text in base.tokenizer.decode(subject.without_context().test[0].prompt_ids) for text in SEA
+    )
+
+
+def test_evaluated_users_never_train_for_others() -> None:
+    shared = groups(WRITERS, users=2, training_users=5)
+    assert [[w.name for w in g.evaluated] for g in shared] == [["sea", "dog"]]
+    assert [[w.name for w in g.training] for g in shared] == [["both"]]
+    alone = groups(WRITERS, users=3, training_users=1)
+    assert [[w.name for w in g.evaluated] for g in alone] == [["sea"], ["dog"], ["both"]]
+    assert [[w.name for w in g.training] for g in alone] == [["dog"], ["sea"], ["sea"]]
+
+
+def test_only_training_users_decide_rates_and_the_population_adapter(
+    base: Base, settings: Settings
+) -> None:
+    # Without context, an evaluated user's past can only come in through training.
+    blind = replace(settings, budget=ContextBudget(0, 0), rates=(1e-3, 1e-2), training_users=1)
+    other_past = replace(WRITERS[0], train=writer("sea", [*DOG, *DOG]).train)
+    other_training = replace(WRITERS[1], train=writer("dog", [*SEA, *SEA]).train)
+
+    def compared(*writers: Writer) -> tuple[dict[Method, float], object]:
+        found = compare(writers, base, blind, lambda _: None)
+        return {m: own["sea"].loss for m, own in found.figures.items()}, found.trials
+
+    losses, trials = compared(*WRITERS[:2])
+    evaluated_changed, same_trials = compared(other_past, WRITERS[1])
+    assert same_trials == trials
+    assert {m for m in losses if losses[m] != evaluated_changed[m]} == {"ce", "perce"}
+    training_changed, other_trials = compared(WRITERS[0], other_training)
+    assert other_trials != trials
+    assert losses["population"] != training_changed["population"]
+
+
+def test_adapters_change_the_figures_and_leave_the_base_model_alone(
+    base: Base, settings: Settings
+) -> None:
+    before = {name: w.clone() for name, w in base.model.state_dict().items()}
+    figures = compare(WRITERS, base, settings, lambda _: None).figures
+    losses = {method: figures[method]["sea"].loss for method in settings.methods}
+    assert len(set(losses.values())) == len(losses), losses
+    after = base.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], w) for name, w in before.items())
+
+
+def test_the_rate_of_the_lowest_loss_is_taken_and_divergence_passed_over(
+    base: Base, settings: Settings
+) -> None:
+    training = [prepare(one, base, settings) for one in WRITERS[1:]]
+    wide = replace(settings, rates=(1e-9, 1e-2, 1e30))
+    for method in settings.trained:
+        best, trials = choose_rate(base, method, training, wide)
+        losses = {trial.rate: trial.loss for trial in trials}
+        assert set(losses) == set(wide.rates)
+        assert losses[1e30] is None
+        assert best == min((1e-9, 1e-2), key=lambda rate: losses[rate] or np.inf)
+    with pytest.raises(BadChoice, match="--rates"):
+        choose_rate(base, "ce", training, replace(settings, rates=(1e30, 1e31)))
+
+
+def test_other_users_are_asked_for_only_where_needed(base: Base, settings: Settings) -> None:
+    own = replace(settings, methods=("ce",))
+    assert compare(WRITERS[:1], base, own, lambda _: None).rates == {"ce": [1e-3]}
+    for asking in (replace(own, rates=(1e-3, 1e-2)), replace(own, methods=("population",))):
+        with pytest.raises(NoTrainingUsers):
+            compare(WRITERS[:1], base, asking, lambda _: None)
+
+
+def test_a_user_whose_texts_do_not_fit_is_named(base: Base, settings: Settings) -> None:
+    short = replace(settings, hyper=replace(settings.hyper, max_length=8))
+    with pytest.raises(TooFewTexts, match=r"sea .*--max-length"):
+        prepare(WRITERS[0], base, short)
+
+
+def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
+    base: Base, settings: Settings
+) -> None:
+    short = replace(settings, hyper=replace(settings.hyper, max_length=60))
+    long = writer("a", [*SEA[:2], "word " * 80, *SEA[3:]])
+    subject = prepare(long, base, short)
+    assert (len(subject.train), len(subject.test)) == (4, 1)
+    assert base.tokenizer.decode(subject.test[0].reply_ids).strip() == SEA[-1]
+
+
+def test_means_are_over_users_and_the_table_shows_them(base: Base, settings: Settings) -> None:
+    two = replace(settings, methods=("base", "ce", "perce"), users=2)
+    compared = compare(WRITERS, base, two, lambda _: None)
+    result = json.loads(as_json(compared, two))
+    each = result["per_user"]
+    for measure in MEASURES - {"personal_loss"}:
+        own = [each["ce"][name][measure] for name in ("sea", "dog")]
+        assert result["methods"]["ce"][measure] == pytest.approx(np.mean(own))
+        gaps = [each["perce"][n][measure] - each["ce"][n][measure] for n in ("sea", "dog")]
+        assert result["perce_minus_ce"][measure] == pytest.approx(np.mean(gaps))
+    table = as_table(compared)
+    assert table.row_count == 3
+    assert "0.001" in list(table.columns[-1].cells)
+
+
+def test_a_user_without_personal_tokens_has_no_personal_loss(
+    base: Base, settings: Settings
+) -> None:
+    bare = replace(settings, methods=("rag",), budget=ContextBudget(0, 0))
+    compared = compare(WRITERS, base, bare, lambda _: None)
+    figures = json.loads(as_json(compared, bare))["methods"]["rag"]
+    assert (figures["personal_loss"], figures["personal_loss_ci"]) == (None, None)
+    assert compared.personal_share == 0
+    assert "-" in list(as_table(compared).columns[2].cells)
+
+
+def test_choices_are_read_and_refused_by_name() -> None:
+    assert methods_of(" perce, base,perce") == ("perce", "base")
+    with pytest.raises(BadChoice, match=r"lora.*base, rag, ce, perce, population"):
+        methods_of("base,lora")
+    with pytest.raises(BadChoice):
+        methods_of(" , ")
+    assert rates_of("", 3e-3) == pytest.approx((1e-3, 3e-3, 9e-3))
+    assert rates_of("1e-4, 2e-4,1e-4", 1.0) == (1e-4, 2e-4)
+    with pytest.raises(BadChoice, match="fast"):
+        rates_of("fast", 1.0)
+    with pytest.raises(BadHyperparameter):
+        rates_of("0", 1.0)
+
+
+def test_the_file_may_be_longlamps(tmp_path: Path) -> None:
+    record = {
+        "author": "jo",
+        "input": "Generate the content for a reddit post Cats",
+        "output": "Cats are fine.",
+        "profile": [{"summary": "Dogs", "content": "Dogs are loud."}],
+    }
+    file = tmp_path / "topic.json"
+    file.write_text(json.dumps([record]))
+    [jo] = read_writers(file, 50)
+    assert (jo.name, jo.size) == ("jo", 2)
+
+
+def test_a_broken_line_ends_the_command_with_its_number(file: Path) -> None:
+    with file.open("a") as lines:
+        lines.write("{broken\n")
+    ran = CliRunner().invoke(app, ["bench", "users", str(file)])
+    assert isinstance(ran.exception, UnreadableDataset)
+    assert "line 13" in str(ran.exception)
