@@ -7,12 +7,25 @@ and which is higher here because only LoRA matrices are trained: see `rate_for_w
 
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Self
+from typing import Literal, Self, get_args
 
 from perce.errors import AttuneError
 
+_COUNTS = (
+    "rank",
+    "alpha",
+    "epochs",
+    "batch_size",
+    "reweigh_every",
+    "group_size",
+    "max_length",
+)
 _KNOWN_RATE, _KNOWN_WIDTH = 1e-3, 256
 """Chosen on the reference model, by losses and by reading replies; see docs/log.md."""
+
+
+Normalize = Literal["tokens", "weights"]
+"""What the loss is divided by: the number of tokens, as in the paper, or their weights' sum."""
 
 
 class BadHyperparameter(AttuneError):
@@ -37,6 +50,17 @@ class Hyperparameters:
         max_grad_norm: Gradients are scaled down to this norm.
         clip_min: m of eq. 5, the smallest weight of a token.
         clip_max: M of eq. 5, the largest weight of a token.
+        normalize: `tokens` divides the loss by the number of reply tokens (eq. 4); `weights`
+            by their weights' sum, so that it stays on the scale of cross-entropy.
+        reweigh_every: For how many optimizer steps an example's weights are used, if it comes
+            up again, before they are estimated anew; 1, as in the paper, estimates them every
+            time. An example comes up once an epoch, so values below an epoch's steps save
+            little.
+        group_size: Most examples of a batch that are picked for a common prompt prefix, which
+            then goes forward and backward once (`perce.shared_prefix`); 1 picks none and
+            computes every example by itself.
+        gradient_checkpointing: Whether backward recomputes each layer's activations, so that
+            they need not be kept; slower, and needs far less memory.
         max_length: Most tokens of prompt and reply together; `perce.example.encode` cuts to it.
         seed: Seeds the first LoRA weights, the order of the examples and dropout.
 
@@ -56,12 +80,24 @@ class Hyperparameters:
     max_grad_norm: float = 1.0
     clip_min: float = 0.8
     clip_max: float = 5.0
+    normalize: Normalize = "tokens"
+    reweigh_every: int = 1
+    group_size: int = 1
+    gradient_checkpointing: bool = False
     max_length: int = 2048
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "epochs", "batch_size", "max_length"):
+        for name in _COUNTS:
             _require(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
+        _require(
+            "group_size",
+            self.group_size <= self.batch_size,
+            f"at most batch_size ({self.batch_size})",
+            self.group_size,
+        )
+        choices = get_args(Normalize)
+        _require("normalize", self.normalize in choices, f"one of {choices}", self.normalize)
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             _require(name, value > 0 and isfinite(value), "a finite number above 0", value)

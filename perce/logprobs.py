@@ -42,7 +42,7 @@ def reply_logprobs(
     """
     if not prompts:
         return []
-    causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal_lm = causal_lm_of(model)
     device = causal_lm.device
     rows = [torch.tensor([*prompt, *reply]) for prompt, reply in zip(prompts, replies, strict=True)]
     # Padding is on the right, so a causal model never attends to it from a real token and
@@ -58,11 +58,27 @@ def reply_logprobs(
     row_N, position_N = row_N.to(device), position_N.to(device)
     hidden_ND = hidden_BTD[row_N, position_N]
     targets_N = ids_BT[row_N, position_N + 1]
-    logprobs_N = _target_logprobs(hidden_ND, causal_lm.get_output_embeddings(), targets_N, chunk)
+    logprobs_N = target_logprobs(hidden_ND, causal_lm.get_output_embeddings(), targets_N, chunk)
     return list(torch.split(logprobs_N, lengths))
 
 
-def _target_logprobs(hidden_ND: Tensor, head: nn.Linear, targets_N: Tensor, chunk: int) -> Tensor:
+def causal_lm_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The language model itself, without PEFT's wrapper; adapters in its layers stay."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def target_logprobs(hidden_ND: Tensor, head: nn.Linear, targets_N: Tensor, chunk: int) -> Tensor:
+    """Score each target token by the hidden state that predicts it, in nats.
+
+    Args:
+        hidden_ND: Last hidden states at the positions before the targets.
+        head: The output layer; where it is trained, all N logits are kept for backward.
+        targets_N: Token ids.
+        chunk: Tokens whose logits are computed at once.
+
+    Returns:
+        logprobs_N, in float32 or better.
+    """
     if torch.is_grad_enabled() and head.weight.requires_grad:
         return _dense_logprobs(head(hidden_ND), targets_N)
     logprobs_N: Tensor = _FrozenHeadLogprobs.apply(  # type: ignore[no-untyped-call]  # torch

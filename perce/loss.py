@@ -7,11 +7,9 @@ is plain cross-entropy.
 Shapes: N reply tokens, of one reply or of a batch of replies laid end to end.
 """
 
-from typing import Literal
-
 from torch import Tensor
 
-Normalize = Literal["count", "weights"]
+from perce.hyperparameters import Normalize
 
 
 def perce_weights(
@@ -31,13 +29,13 @@ def perce_weights(
     return (logprobs_N.detach() - logprobs_without_N.detach()).clamp(clip_min, clip_max)
 
 
-def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "count") -> Tensor:
+def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "tokens") -> Tensor:
     """The weighted negative log-likelihood of the reply tokens (eq. 4), in nats per token.
 
     Args:
         logprobs_N: Natural-log probabilities with the persona; the gradient flows here.
         weights_N: From `perce_weights`.
-        normalize: `count` divides by the number of tokens, as in the paper; `weights` divides
+        normalize: `tokens` divides by the number of tokens, as in the paper; `weights` divides
             by the weights' sum, so that the loss stays on the scale of cross-entropy.
 
     Returns:
