@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
+from perce.datasets.writers import Writer
 from perce.hyperparameters import Hyperparameters, rate_for_width
-from perce.model import load_model
-from perce.tokens import ChatTokenizer
+from scripts.attune.bench.users.subject import load_base
 from scripts.persona.dialogue import PersonaChat
-from scripts.reference.adaptation import Writer, gains, invented_writers, real_writers, summary
+from scripts.reference.adaptation import gain, invented_writers, real_writers, summary
 from scripts.reference.batches import Encoder
 from scripts.reference.conversations import ask_people, ten_turns, transcript
 from scripts.reference.evaluation import probes, read
@@ -81,11 +81,10 @@ class Evaluation:
         return self._adapted(real_writers(file, self.args.writers))
 
     def _adapted(self, writers: list[Writer]) -> dict[str, Any]:
-        name = str(self.args.model)
-        model = load_model(name)
-        hyper = Hyperparameters(learning_rate=rate_for_width(model.config.hidden_size))
-        each = gains(model, ChatTokenizer.load(name), writers, hyper)
-        return {**summary(each), "each": [asdict(one) for one in each]}
+        base = load_base(str(self.args.model))
+        hyper = Hyperparameters(learning_rate=rate_for_width(base.model.config.hidden_size))
+        gains = [gain(base, writer, hyper) for writer in writers]
+        return {**summary(gains), "each": [asdict(one) for one in gains]}
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -
 
 
 def test_losses_are_those_of_transformers_logits(base: Base, settings: Settings) -> None:
-    subject = prepare(WRITERS[0], base, settings)
+    subject = prepare(WRITERS[0], base, settings.budget, settings.hyper.max_length)
     untrained = replace(settings, methods=("base", "rag"))
     figures = compare(WRITERS, base, untrained, lambda _: None).figures
 
@@ -120,7 +120,7 @@ def test_losses_are_those_of_transformers_logits(base: Base, settings: Settings)
 
 
 def test_each_context_holds_only_older_texts(base: Base, settings: Settings) -> None:
-    subject = prepare(WRITERS[0], base, settings)
+    subject = prepare(WRITERS[0], base, settings.budget, settings.hyper.max_length)
     examples = (*subject.train, *subject.test)
     for number, example in enumerate(examples):
         prompt = base.tokenizer.decode(example.prompt_ids)
@@ -178,7 +178,9 @@ def test_adapters_change_the_figures_and_leave_the_base_model_alone(
 def test_the_rate_of_the_lowest_loss_is_taken_and_divergence_passed_over(
     base: Base, settings: Settings
 ) -> None:
-    training = [prepare(one, base, settings) for one in WRITERS[1:]]
+    training = [
+        prepare(one, base, settings.budget, settings.hyper.max_length) for one in WRITERS[1:]
+    ]
     wide = replace(settings, rates=(1e-9, 1e-2, 1e30))
     for method in settings.trained:
         best, trials = choose_rate(base, method, training, wide)
@@ -201,7 +203,7 @@ def test_other_users_are_asked_for_only_where_needed(base: Base, settings: Setti
 def test_a_user_whose_texts_do_not_fit_is_named(base: Base, settings: Settings) -> None:
     short = replace(settings, hyper=replace(settings.hyper, max_length=8))
     with pytest.raises(TooFewTexts, match=r"sea .*--max-length"):
-        prepare(WRITERS[0], base, short)
+        prepare(WRITERS[0], base, short.budget, short.hyper.max_length)
 
 
 def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
@@ -209,7 +211,7 @@ def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
 ) -> None:
     short = replace(settings, hyper=replace(settings.hyper, max_length=60))
     long = writer("a", [*SEA[:2], "word " * 80, *SEA[3:]])
-    subject = prepare(long, base, short)
+    subject = prepare(long, base, short.budget, short.hyper.max_length)
     assert (len(subject.train), len(subject.test)) == (4, 1)
     assert base.tokenizer.decode(subject.test[0].reply_ids).strip() == SEA[-1]
 

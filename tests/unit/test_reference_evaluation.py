@@ -1,18 +1,15 @@
-import gzip
-import json
 from pathlib import Path
 
 import pytest
 from transformers import Qwen3ForCausalLM
 
+from perce.datasets.writers import Written, split_by_order
 from perce.hyperparameters import Hyperparameters
-from perce.model import load_model
-from perce.retrieval import Encoder as TextEncoder
-from perce.tokens import ChatTokenizer
+from scripts.attune.bench.users.subject import load_base
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
 from scripts.reference import conversations
-from scripts.reference.adaptation import Gain, Writer, gain, invented_writers, real_writers, summary
+from scripts.reference.adaptation import Gain, gain, invented_writers, summary
 from scripts.reference.batches import Encoder
 from scripts.reference.conversations import Asked, Chat, ask_people, repeats_itself, transcript
 from scripts.reference.generation import answers
@@ -79,33 +76,21 @@ def test_the_transcript_holds_all_that_was_said() -> None:
         assert said in text
 
 
-def test_real_writers_are_those_with_most_texts_oldest_first(tmp_path: Path) -> None:
-    file = tmp_path / "users.jsonl.gz"
-    rows = [("a", 1), ("b", 3), ("b", 1), ("b", 2)]
-    with gzip.open(file, "wt", encoding="utf-8") as lines:
-        for user, order in rows:
-            row = {"user": user, "order": order, "query": f"q{order}", "text": f"t{order}"}
-            lines.write(json.dumps(row) + "\n")
-    (writer,) = real_writers(file, 1, most_texts=2)
-    assert writer == Writer("b", (("q2", "t2"), ("q3", "t3")))
-
-
 def test_invented_writers_keep_to_themselves() -> None:
     first, second = invented_writers(2)
-    assert len(first.texts) == len(second.texts) == 50
+    assert first.size == second.size == 50
     assert invented_writers(2) == [first, second]
-    assert not set(first.texts) & set(second.texts)
+    assert not {*first.train, *first.test} & {*second.train, *second.test}
 
 
 def test_training_on_a_writer_lowers_the_loss_on_what_was_held_out() -> None:
-    base = load_model(str(REFERENCE))
-    before = {name: p.clone() for name, p in base.state_dict().items()}
-    writer = Writer("one", tuple((f"Day {n}?", f"Quite well, day {n}, ahoy!") for n in range(15)))
+    base = load_base(str(REFERENCE))
+    before = {name: p.clone() for name, p in base.model.state_dict().items()}
+    texts = [Written(f"Day {n}?", f"Quite well, day {n}, ahoy!") for n in range(15)]
     hyper = Hyperparameters(learning_rate=3e-3, epochs=4)
-    tokenizer = ChatTokenizer.load(str(REFERENCE))
-    measured = gain(base, tokenizer, TextEncoder(), writer, hyper)
+    measured = gain(base, split_by_order("one", texts), hyper)
     assert measured.after < 0.7 * measured.before
-    assert all(p.equal(before[name]) for name, p in base.state_dict().items())
+    assert all(p.equal(before[name]) for name, p in base.model.state_dict().items())
 
 
 def test_the_summary_takes_medians_of_changes() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from peft import PeftModel
@@ -141,7 +142,8 @@ class _Run:
 
 
 def _prepared(group: Group, base: Base, settings: Settings) -> _Run:
-    evaluated = tuple(prepare(writer, base, settings) for writer in group.evaluated)
+    ready = partial(prepare, base=base, budget=settings.budget, longest=settings.hyper.max_length)
+    evaluated = tuple(map(ready, group.evaluated))
     training: tuple[Subject, ...] = ()
     if "population" in settings.methods or (settings.trained and len(settings.rates) > 1):
         if not group.training:
@@ -149,6 +151,6 @@ def _prepared(group: Group, base: Base, settings: Settings) -> _Run:
                 "No other user is left to choose learning rates or train the population "
                 "adapter on. Give a file with more users, or one rate and no population."
             )
-        training = tuple(prepare(writer, base, settings) for writer in group.training)
+        training = tuple(map(ready, group.training))
     masks = {subject.name: personal_mask(base.model, subject.test) for subject in evaluated}
     return _Run(base, settings, evaluated, training, masks)

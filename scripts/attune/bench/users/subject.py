@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from adapt.dataset import PastText, build_dataset
+from adapt.dataset import ContextBudget, PastText, build_dataset
 from perce.datasets.longlamp import read_longlamp
 from perce.datasets.records import read_records
 from perce.datasets.writers import Writer, Written, read_users
@@ -15,7 +15,6 @@ from perce.example import Example
 from perce.model import load_model
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
-from scripts.attune.bench.users.settings import Settings
 from scripts.attune.up.errors import BadModelError
 from scripts.attune.up.model import choose_model
 
@@ -75,15 +74,20 @@ def load_base(model: str) -> Base:
         raise BadModelError(model, " ".join(str(error).split())) from error
 
 
-def prepare(writer: Writer, base: Base, settings: Settings) -> Subject:
+def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> Subject:
     """Give each text its context, and split the user's texts as the file splits them.
 
     A text that does not fit the length limit by itself is left out.
 
+    Args:
+        writer: The user.
+        base: Its tokenizer and its encoder are used.
+        budget: Size of each persona context.
+        longest: Most tokens of an example.
+
     Raises:
         TooFewTexts: Then none is left to train on, or none to test on.
     """
-    longest = settings.hyper.max_length
     train = [one for one in writer.train if _fits(one, base.tokenizer, longest)]
     test = [one for one in writer.test if _fits(one, base.tokenizer, longest)]
     if not train or not test:
@@ -92,7 +96,7 @@ def prepare(writer: Writer, base: Base, settings: Settings) -> Subject:
             f"{'test' if train else 'train'} on. Raise --max-length or take the user out."
         )
     past = _past([*train, *test], base.encoder)
-    dataset = build_dataset(past, (), base.tokenizer, settings.budget, longest)
+    dataset = build_dataset(past, (), base.tokenizer, budget, longest)
     examples = (*dataset.train, *dataset.held_out)
     split = len(examples) - len(test)
     references = tuple(one.text for one in test)
