@@ -1,11 +1,11 @@
-"""Answers of a model to prompts, greedy or sampled. Serving does this with vLLM instead."""
+"""Answers of the reference model to conversations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import Qwen3ForCausalLM
 
+from perce.generation import generate_replies
 from perce.prompt import Message
 from scripts.reference.batches import Encoder
 
@@ -20,7 +20,6 @@ class Answer:
     ended: bool
 
 
-@torch.no_grad()
 def answers(
     model: Qwen3ForCausalLM,
     encoder: Encoder,
@@ -28,29 +27,9 @@ def answers(
     tokens: int = 40,
     temperature: float = 0.0,
 ) -> list[Answer]:
-    """Answer prompts, greedily or sampled (torch's generator decides which sample).
-
-    Args:
-        model: The model.
-        encoder: Its tokenizer's encoder.
-        prompts: K conversations that end with a user message.
-        tokens: Most tokens of an answer.
-        temperature: Sampling temperature; 0 is greedy.
-    """
-    said: list[Answer] = []
-    for start in range(0, len(prompts), _BATCH):
-        group = [encoder.prompt(p) for p in prompts[start : start + _BATCH]]
-        width = max(map(len, group))
-        ids_BT = torch.tensor([[encoder.pad] * (width - len(g)) + g for g in group])
-        mask_BT = torch.tensor([[0] * (width - len(g)) + [1] * len(g) for g in group])
-        out_BT = model.generate(
-            input_ids=ids_BT.to(model.device),
-            attention_mask=mask_BT.to(model.device),
-            max_new_tokens=tokens,
-            do_sample=temperature > 0,
-            temperature=temperature or None,
-        )
-        for row in out_BT[:, width:].tolist():
-            text = encoder.tokenizer.decode(row, skip_special_tokens=True)
-            said.append(Answer(text, encoder.end in row))
-    return said
+    """Answer conversations that end with a user message; temperature 0 is greedy."""
+    replies = generate_replies(
+        model, [encoder.prompt(p) for p in prompts], encoder.end, tokens, temperature, _BATCH
+    )
+    decode = encoder.tokenizer.decode
+    return [Answer(decode(r.ids, skip_special_tokens=True), r.ended) for r in replies]

@@ -2,10 +2,22 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from perce.generation import greedy_replies
+from perce.generation import generate_replies
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [300], [40, 41], [120, 119, 118, 117]]
 UNSAID = 383
+
+
+def greedy(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    end: int,
+    most: int,
+    batch_size: int = 8,
+) -> list[list[int]]:
+    replies = generate_replies(model, prompts, end, most, batch_size=batch_size)
+    assert all(reply.ended == (len(reply.ids) < most) for reply in replies)
+    return [list(reply.ids) for reply in replies]
 
 
 def stepwise(model: PreTrainedModel, prompt: list[int], end: int, most: int) -> list[int]:
@@ -24,7 +36,7 @@ def stepwise(model: PreTrainedModel, prompt: list[int], end: int, most: int) -> 
 def test_replies_are_those_of_one_prompt_at_a_time(
     tiny_model: PreTrainedModel, batch_size: int
 ) -> None:
-    replies = greedy_replies(tiny_model, PROMPTS, UNSAID, 12, batch_size)
+    replies = greedy(tiny_model, PROMPTS, UNSAID, 12, batch_size)
     assert replies == [stepwise(tiny_model, prompt, UNSAID, 12) for prompt in PROMPTS]
     assert [len(reply) for reply in replies] == [12] * 4
 
@@ -32,7 +44,7 @@ def test_replies_are_those_of_one_prompt_at_a_time(
 def test_a_reply_stops_before_the_end_token_and_may_be_empty(tiny_model: PreTrainedModel) -> None:
     first = stepwise(tiny_model, PROMPTS[0], UNSAID, 12)
     for end in dict.fromkeys(first):
-        replies = greedy_replies(tiny_model, PROMPTS, end, 12)
+        replies = greedy(tiny_model, PROMPTS, end, 12)
         assert replies == [stepwise(tiny_model, prompt, end, 12) for prompt in PROMPTS]
         assert replies[0] == first[: first.index(end)]
 
@@ -40,8 +52,18 @@ def test_a_reply_stops_before_the_end_token_and_may_be_empty(tiny_model: PreTrai
 def test_a_models_own_sampling_settings_are_left_aside(tiny_model: PreTrainedModel) -> None:
     tiny_model.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=50.0)
     expected = [stepwise(tiny_model, prompt, UNSAID, 8) for prompt in PROMPTS]
-    assert greedy_replies(tiny_model, PROMPTS, UNSAID, 8) == expected
+    assert greedy(tiny_model, PROMPTS, UNSAID, 8) == expected
 
 
 def test_no_prompts_give_no_replies(tiny_model: PreTrainedModel) -> None:
-    assert greedy_replies(tiny_model, [], UNSAID, 8) == []
+    assert greedy(tiny_model, [], UNSAID, 8) == []
+
+
+def test_a_sample_is_drawn_by_the_seed(tiny_model: PreTrainedModel) -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        torch.manual_seed(seed)
+        replies = generate_replies(tiny_model, PROMPTS, UNSAID, 12, temperature=1.5)
+        return [list(reply.ids) for reply in replies]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from perce.adapter import new_adapter, remove_adapter
 from perce.evaluate import Mask, held_out_losses, mean_loss, mean_personal_loss
 from perce.example import Example
-from perce.generation import greedy_replies
+from perce.generation import generate_replies
 from perce.hyperparameters import Hyperparameters
 from perce.text_metrics import mean_scores, score_text
 from perce.train import train_adapter
@@ -85,8 +85,8 @@ def measure(
     losses = held_out_losses(model, subject.test)
     personal = mean_personal_loss(losses, masks) if any(mask.any() for mask in masks) else None
     prompts = [example.prompt_ids for example in subject.test]
-    replies = greedy_replies(model, prompts, base.tokenizer.end_id, new_tokens)
-    texts = [base.tokenizer.decode(ids) for ids in replies]
+    replies = generate_replies(model, prompts, base.tokenizer.end_id, new_tokens)
+    texts = [base.tokenizer.decode(reply.ids) for reply in replies]
     scores = mean_scores(
         [score_text(said, real) for said, real in zip(texts, subject.references, strict=True)]
     )
