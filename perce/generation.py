@@ -10,8 +10,10 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
-# All said outright: what is left open, transformers takes from the model's own settings.
-_PLAIN = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+# All said outright: what is left open, transformers takes from the model's own settings, and
+# greedily it wants to see its own defaults.
+_GREEDY = {"do_sample": False, "temperature": 1.0, "top_k": 50}
+_PLAIN = {"top_p": 1.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,10 @@ def generate_replies(
         K replies.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    sampling = {"do_sample": temperature > 0, "temperature": temperature or 1.0}
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0}
+    choice = drawn if temperature > 0 else _GREEDY
     config = GenerationConfig(
-        max_new_tokens=max_tokens, eos_token_id=end_id, pad_token_id=end_id, **_PLAIN, **sampling
+        max_new_tokens=max_tokens, eos_token_id=end_id, pad_token_id=end_id, **_PLAIN, **choice
     )
     replies: dict[int, Reply] = {}
     for start in range(0, len(order), batch_size):

@@ -22,6 +22,7 @@ from transformers import Qwen3ForCausalLM
 from perce.datasets.writers import Writer
 from perce.hyperparameters import Hyperparameters, rate_for_width
 from scripts.attune.bench.users.subject import load_base
+from scripts.attune.up.demo import read_personas
 from scripts.persona.dialogue import PersonaChat
 from scripts.reference.adaptation import gain, invented_writers, real_writers, summary
 from scripts.reference.batches import Encoder
@@ -58,7 +59,7 @@ class Evaluation:
     def chats(self) -> dict[str, Any]:
         """Sampled answers and ten-turn chats; the text goes to `--transcript`."""
         asked = ask_people(self.model, self.encoder, PersonaChat.read(self.args.data).held_out)
-        chats = ten_turns(self.model, self.encoder, ROOT / "demo")
+        chats = ten_turns(self.model, self.encoder, read_personas())
         if self.args.transcript:
             self.args.transcript.write_text(transcript(asked, chats), encoding="utf-8")
         return {

@@ -4,7 +4,6 @@ Whether an answer is fluent, on topic and true to the persona is for a person to
 is what a machine can see: does a reply end, does it repeat itself or an earlier one.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from perce.prompt import ContextItem, Message, prompt_pair
+from scripts.attune.up.demo import Persona
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
 from scripts.reference.batches import Encoder
@@ -73,14 +73,16 @@ def ask_people(
     return [Asked(f, q, answer.text) for (f, q), answer in zip(pairs, said, strict=True)]
 
 
-def ten_turns(model: Qwen3ForCausalLM, encoder: Encoder, demo: Path, seed: int = 0) -> list[Chat]:
-    """Chat ten turns as each person of the demo folder, with their facts in the prompt."""
+def ten_turns(
+    model: Qwen3ForCausalLM, encoder: Encoder, people: Sequence[Persona], seed: int = 0
+) -> list[Chat]:
+    """Chat ten turns as each demo persona, with their facts in the prompt."""
     torch.manual_seed(seed)
-    return [_chat(model, encoder, path) for path in sorted(demo.glob("*/persona.json"))]
+    return [_chat(model, encoder, person) for person in people]
 
 
-def _chat(model: Qwen3ForCausalLM, encoder: Encoder, path: Path) -> Chat:
-    context = _items(json.loads(path.read_text(encoding="utf-8"))["facts"])
+def _chat(model: Qwen3ForCausalLM, encoder: Encoder, person: Persona) -> Chat:
+    context = _items(person.facts)
     messages: list[Message] = []
     said: list[str] = []
     ended = 0
@@ -93,7 +95,7 @@ def _chat(model: Qwen3ForCausalLM, encoder: Encoder, path: Path) -> Chat:
         said.append(answer.text)
         ended += answer.ended
     return Chat(
-        name=path.parent.name,
+        name=person.name,
         turns=tuple(zip(turns, said, strict=True)),
         ended=ended,
         looped=sum(map(repeats_itself, said)),

@@ -6,12 +6,20 @@ from transformers import Qwen3ForCausalLM
 from perce.datasets.writers import Written, split_by_order
 from perce.hyperparameters import Hyperparameters
 from scripts.attune.bench.users.subject import load_base
+from scripts.attune.up.demo import Persona
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
 from scripts.reference import conversations
 from scripts.reference.adaptation import Gain, gain, invented_writers, summary
 from scripts.reference.batches import Encoder
-from scripts.reference.conversations import Asked, Chat, ask_people, repeats_itself, transcript
+from scripts.reference.conversations import (
+    Asked,
+    Chat,
+    ask_people,
+    repeats_itself,
+    ten_turns,
+    transcript,
+)
 from scripts.reference.generation import answers
 from scripts.reference.tokenizer import load_tokenizer
 
@@ -66,6 +74,17 @@ def test_each_question_goes_to_somebody_who_has_the_fact(
     asked = ask_people(model, encoder, people)
     assert len(asked) == 60
     assert all(fact in one.facts[0] for fact, one in zip(wanted, asked, strict=True))
+
+
+def test_ten_turns_are_told_apart_by_person(model: Qwen3ForCausalLM, encoder: Encoder) -> None:
+    people = [Persona(name, "", (f"My name is {name}.",), b"") for name in ("Ann", "Bo")]
+    chats = ten_turns(model, encoder, people)
+    assert [chat.name for chat in chats] == ["Ann", "Bo"]
+    for chat in chats:
+        assert len(chat.turns) == 10
+        assert 0 <= chat.ended <= 10
+        assert chat.repeated == 10 - len({answer for _, answer in chat.turns})
+    assert ten_turns(model, encoder, people) == chats
 
 
 def test_the_transcript_holds_all_that_was_said() -> None:
