@@ -6,7 +6,7 @@ as the user's own is decided where they are stored.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from perce.context import Candidate, select_context
 from perce.example import Example, ExampleTooLong, encode
 from perce.prompt import ContextItem
-from perce.retrieval import Vectors
+from perce.retrieval import Encoder, Vectors
 from perce.tokens import ChatTokenizer
 
 HELD_OUT_SHARE = 0.2
@@ -37,6 +37,17 @@ class PastText:
     position: float
     vector: Vectors
     query_vector: Vectors
+
+
+def past_texts(texts: Iterable[tuple[int, str, str, float]], encoder: Encoder) -> list[PastText]:
+    """Embed a user's texts, each given as its id, query, text and position."""
+    rows = list(texts)
+    whole = encoder.encode([f"{query}\n{text}" for _, query, text, _ in rows])
+    queries = encoder.encode([query for _, query, _, _ in rows])
+    return [
+        PastText(*row, vector, query_vector)
+        for row, vector, query_vector in zip(rows, whole, queries, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.orm import Session
 
-from adapt.dataset import ContextBudget, Dataset, PastText, build_dataset
+from adapt.dataset import ContextBudget, Dataset, build_dataset, past_texts
 from adapt.errors import NothingToLearnError, UserErasedError
 from adapt.gate import Verdict, judge
 from adapt.trainer import Trainer, TrainingSummary
@@ -27,7 +27,7 @@ from server.engine import Engine, connect_engines
 from server.settings import Settings
 from server.store import memory
 from server.store.database import Database
-from server.store.tables import Adapter, Refresh, User, UserText, now
+from server.store.tables import Adapter, Refresh, User, now
 
 log = structlog.get_logger()
 _PROGRESS_EVERY_S = 0.5
@@ -73,7 +73,7 @@ class RefreshSteps:
             texts = list(memory.texts(session, user))
         budget = ContextBudget(self._settings.context_tokens, self._settings.context_texts)
         dataset = build_dataset(
-            self._past_texts(texts),
+            past_texts(((t.id, t.query, t.text, t.position) for t in texts), self._encoder),
             facts,
             self._trainer.tokenizer,
             budget,
@@ -231,14 +231,6 @@ class RefreshSteps:
             self._find(session, refresh_id)
             refreshes.advance(session, refresh_id, stage=stage)
             return session.get_one(Adapter, adapter_id)
-
-    def _past_texts(self, texts: Sequence[UserText]) -> list[PastText]:
-        whole = self._encoder.encode([f"{text.query}\n{text.text}" for text in texts])
-        queries = self._encoder.encode([text.query for text in texts])
-        return [
-            PastText(text.id, text.query, text.text, text.position, vector, query_vector)
-            for text, vector, query_vector in zip(texts, whole, queries, strict=True)
-        ]
 
     def _progress(self, refresh_id: str) -> Callable[[Step], None]:
         """Write progress now and then: a row write per optimizer step would be wasted."""

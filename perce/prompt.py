@@ -5,7 +5,7 @@ one thing: the same messages, with the persona block dropped from the system mes
 and nothing else changed. Rendering to token ids is `perce.tokens`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,11 @@ class ContextItem:
     kind: Literal["fact", "text"]
     text: str
     query: str = ""
+
+
+def fact_items(facts: Iterable[str]) -> tuple[ContextItem, ...]:
+    """Profile facts as persona context, in the given order."""
+    return tuple(ContextItem("fact", fact) for fact in facts)
 
 
 @dataclass(frozen=True, slots=True)

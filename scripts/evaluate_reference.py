@@ -1,7 +1,7 @@
 """Measure a reference model, by parts; figures go to standard output as one JSON object.
 
     python -m scripts.evaluate_reference --data DATA --part people perplexity
-    python -m scripts.evaluate_reference --data DATA --part chats --transcript docs/chats.md
+    python -m scripts.evaluate_reference --data DATA --part chats --transcript chats.md
 
 `people`: right answers of unseen people, with and without their persona. `perplexity`: by
 source, beside an n-gram baseline. `chats`: the transcript, and loops in ten-turn chats.
@@ -11,7 +11,7 @@ source, beside an n-gram baseline. `chats`: the transcript, and loops in ten-tur
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from transformers import Qwen3ForCausalLM
 
 from perce.datasets.writers import Writer
 from perce.hyperparameters import Hyperparameters, rate_for_width
-from scripts.attune.bench.users.subject import load_base
+from scripts.attune.bench.base import load_base
 from scripts.attune.up.demo import read_personas
 from scripts.persona.dialogue import PersonaChat
 from scripts.reference.adaptation import gain, invented_writers, real_writers, summary
 from scripts.reference.batches import Encoder
 from scripts.reference.conversations import ask_people, ten_turns, transcript
-from scripts.reference.evaluation import probes, read
+from scripts.reference.evaluation import ask, probes, read
 from scripts.reference.perplexity import NgramBaseline, source_losses
 from scripts.reference.tokenizer import load_tokenizer
 
@@ -45,10 +45,11 @@ class Evaluation:
 
     def people(self) -> dict[str, Any]:
         """Answers of unseen people: all, those copied from a fact, those that follow from it."""
-        people = probes(self.args.people)
-        kinds = {kind: [p for p in people if p.kind == kind] for kind in ("copied", "following")}
-        groups = {"all": people, **kinds}
-        return {name: asdict(read(self.model, self.encoder, own)) for name, own in groups.items()}
+        probed = ask(self.model, self.encoder, probes(self.args.people))
+        groups = {"all": probed}
+        for kind in ("copied", "following"):
+            groups[kind] = [one for one in probed if one.kind == kind]
+        return {name: asdict(read(own)) for name, own in groups.items()}
 
     def perplexity(self) -> dict[str, Any]:
         """Perplexity by source."""
@@ -88,19 +89,21 @@ class Evaluation:
         return {**summary(gains), "each": [asdict(one) for one in gains]}
 
 
+PARTS: Mapping[str, Callable[[Evaluation], dict[str, Any]]] = {
+    "people": Evaluation.people,
+    "perplexity": Evaluation.perplexity,
+    "chats": Evaluation.chats,
+    "voices": Evaluation.voices,
+    "abstracts": Evaluation.abstracts,
+}
+
+
 def main() -> None:
     """Evaluate and print."""
     args = _arguments()
     torch.set_num_threads(args.threads)
     evaluation = Evaluation(args)
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "people": evaluation.people,
-        "perplexity": evaluation.perplexity,
-        "chats": evaluation.chats,
-        "voices": evaluation.voices,
-        "abstracts": evaluation.abstracts,
-    }
-    figures = {name: parts[name]() for name in args.part}
+    figures = {name: PARTS[name](evaluation) for name in args.part}
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
 
 
@@ -108,10 +111,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("people", "perplexity", "chats", "voices", "abstracts")
     parser.add_argument("--model", type=Path, default=ROOT / "perce" / "reference")
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
-    parser.add_argument("--part", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--people", type=int, default=500)
     parser.add_argument("--writers", type=int, default=20)
     parser.add_argument("--transcript", type=Path, help="Markdown file for the conversations")

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCaus
 from scripts.persona.mix import Mix
 from scripts.reference.batches import Encoder
 from scripts.reference.curve import plot_loss
-from scripts.reference.evaluation import probes, read
+from scripts.reference.evaluation import ask, probes, read
 from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
 from scripts.reference.training import Progress, Run, Trainer, new_model
 
@@ -43,7 +43,7 @@ def main() -> None:
     people = probes(args.people)
 
     def report(progress: Progress) -> None:
-        figures = {**asdict(progress), **asdict(read(model, encoder, people))}
+        figures = {**asdict(progress), **asdict(read(ask(model, encoder, people)))}
         sys.stdout.write(json.dumps(figures) + "\n")
         sys.stdout.flush()
         save_model(model, encoder.tokenizer, args.out)

@@ -4,15 +4,15 @@ Sources: a Project Gutenberg selection of children's and young readers' books (p
 in the US) and the African Storybook's stories under CC BY; its CC BY-NC stories are left out.
 """
 
-import gzip
-import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
-from scripts.persona.example import Example
+from perce.datasets.records import read_records
+from scripts.persona.example import Example, chat
 
 HELD_OUT_BOOKS = 20
 """The last so many Gutenberg books are never trained on."""
@@ -39,12 +39,10 @@ def gutenberg(folder: Path, held_out: bool = False) -> list[Book]:
     """Read the Gutenberg books, without the front and back matter at either end."""
     books = []
     path = folder / "text" / "gutenberg_children.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            text = record["text"]
-            edge = min(4000, len(text) // 10)
-            books.append(Book(record["title"], text[edge:-edge]))
+    for _, record in read_records(path):
+        text = record["text"]
+        edge = min(4000, len(text) // 10)
+        books.append(Book(record["title"], text[edge:-edge]))
     cut = len(books) - HELD_OUT_BOOKS
     return books[cut:] if held_out else books[:cut]
 
@@ -52,11 +50,9 @@ def gutenberg(folder: Path, held_out: bool = False) -> list[Book]:
 def storybook(folder: Path) -> list[Book]:
     """Read the African Storybook's stories whose licence is CC BY."""
     path = folder / "text" / "african_storybook.jsonl.gz"
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
     return [
         Book(record["title"], record["text"])
-        for record in records
+        for _, record in read_records(path)
         if "License: [CC-BY]" in record["meta"]
     ]
 
@@ -66,21 +62,17 @@ class Passages:
 
     def __init__(self, books: Sequence[Book]) -> None:
         self.books = books
-        self._weights = [len(book.text) for book in books]
+        self._lengths = list(accumulate(len(book.text) for book in books))
 
     def example(self, rng: random.Random, characters: int) -> Example:
         """Ask for a passage of at most so many characters, or for how one goes on."""
-        book = rng.choices(self.books, self._weights)[0]
+        book = rng.choices(self.books, cum_weights=self._lengths)[0]
         sentences = _passage(rng, book.text, characters)
         if len(sentences) > 2 and rng.random() < 0.3:
             question, rest = rng.choice(_GO_ON) + sentences[0], sentences[1:]
         else:
             question, rest = rng.choice(_HEADS).format(t=book.title), sentences
-        answer = " ".join(rest)
-        return Example(
-            "language",
-            ({"role": "user", "content": question}, {"role": "assistant", "content": answer}),
-        )
+        return Example("language", chat([(question, " ".join(rest))]))
 
 
 def _passage(rng: random.Random, text: str, characters: int) -> list[str]:

@@ -6,18 +6,19 @@ ConvAI2 / PersonaChat (CC BY 4.0), Topical-Chat (CDLA-Sharing 1.0).
 
 import csv
 import gzip
-import json
 import random
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import networkx as nx
 
-from perce.prompt import ContextItem, Message
+from perce.datasets.records import read_records
+from perce.prompt import Message, fact_items
 from scripts.persona.english import sentence
 from scripts.persona.example import Example
 
@@ -40,10 +41,6 @@ class Conversation:
     facts: tuple[str, ...]
     messages: tuple[Message, ...]
 
-    def items(self) -> tuple[ContextItem, ...]:
-        """The facts as a persona context."""
-        return tuple(ContextItem("fact", fact) for fact in self.facts)
-
 
 def truecase(text: str) -> str:
     """Undo the lower-casing and tokenising of PersonaChat, as far as rules go."""
@@ -56,7 +53,7 @@ def truecase(text: str) -> str:
     return sentence(text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PersonaChat:
     """All conversations with personas, divided so that no persona is on both sides.
 
@@ -89,8 +86,11 @@ class PersonaChat:
 
     def holds_out(self, facts: Sequence[str]) -> bool:
         """Whether any of these facts is also that of a held-out person."""
-        held = {_plain(fact) for conversation in self.held_out for fact in conversation.facts}
-        return any(_plain(fact) in held for fact in facts)
+        return any(_plain(fact) in self._held_out_facts for fact in facts)
+
+    @cached_property
+    def _held_out_facts(self) -> frozenset[str]:
+        return frozenset(_plain(fact) for one in self.held_out for fact in one.facts)
 
 
 def divide_personas(conversations: Sequence[Conversation]) -> list[bool]:
@@ -146,10 +146,9 @@ def synthetic_persona_chat(folder: Path) -> list[Conversation]:
 def topical_chat(folder: Path, held_out: bool = False) -> list[Conversation]:
     """Read Topical-Chat; nobody has a persona there."""
     found: list[Conversation] = []
-    with gzip.open(folder / "dialogue" / "topical_chat.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for line in lines:
-            said = [(turn[0], turn[1].strip()) for turn in json.loads(line)["turns"]]
-            found.append(Conversation((), _seen_by("agent_2", said)))
+    for _, record in read_records(folder / "dialogue" / "topical_chat.jsonl.gz"):
+        said = [(turn[0], turn[1].strip()) for turn in record["turns"]]
+        found.append(Conversation((), _seen_by("agent_2", said)))
     divided = found[-HELD_OUT_TOPICAL:] if held_out else found[:-HELD_OUT_TOPICAL]
     return [c for c in divided if len(c.messages) >= 2]
 
@@ -170,7 +169,7 @@ class Dialogues:
         rng.shuffle(facts)
         if rng.random() < 0.25:
             facts = []
-        return Example("dialogue", messages, tuple(ContextItem("fact", fact) for fact in facts))
+        return Example("dialogue", messages, fact_items(facts))
 
 
 def _families(conversations: Sequence[Conversation]) -> dict[str, str]:

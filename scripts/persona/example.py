@@ -1,5 +1,6 @@
 """A training example: a conversation, and the persona context it is to be answered from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from perce.prompt import ContextItem, Message
@@ -11,8 +12,8 @@ class Example:
 
     Attributes:
         kind: What it trains: `language`, `recall`, `question`, `introduction`, `topic`,
-            `writing` or `dialogue`; for probes, whether the answer is `copied` from the fact
-            or `following` from it.
+            `person`, `writing` or `dialogue`; for probes, whether the answer is `copied` from
+            the fact or `following` from it.
         messages: User and assistant messages, oldest first; every assistant message
             counts in the loss.
         context: Facts and earlier texts; empty where the persona is dropped.
@@ -23,3 +24,12 @@ class Example:
     messages: tuple[Message, ...]
     context: tuple[ContextItem, ...] = ()
     key: tuple[str, ...] = ()
+
+
+def chat(turns: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
+    """Questions with their answers as the messages of a conversation."""
+    messages: list[Message] = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer})
+    return tuple(messages)

@@ -7,9 +7,9 @@ prompt, here as in serving; an empty context is the counterfactual without perso
 import random
 from collections.abc import Sequence
 
-from perce.prompt import ContextItem, Message
+from perce.prompt import ContextItem, Message, fact_items
 from scripts.persona.english import lower_first, sentence
-from scripts.persona.example import Example
+from scripts.persona.example import Example, chat
 from scripts.persona.people import Fact, People, Turn
 from scripts.persona.tables import Category, Split, Tables, divide
 from scripts.persona.voices import Voice
@@ -40,7 +40,7 @@ class Generator:
         return Voice.draw(rng, self.tables.voices, self.split)
 
     def questions(self, rng: random.Random, facts: int, turns: int) -> Example:
-        """Ask a person several questions; a quarter of them have their persona dropped."""
+        """Ask a person several questions; a fifth of them have their persona dropped."""
         known = self.people.facts(rng, facts)
         asked = rng.sample(known, min(turns, len(known)))
         if rng.random() < 0.2:
@@ -64,7 +64,7 @@ class Generator:
         about = rng.choice(known)
         turn = self.people.turn(rng, about)
         kind = "following" if about.attribute.rows else "copied"
-        items = [ContextItem("fact", fact.text) for fact in known]
+        items = list(fact_items(fact.text for fact in known))
         rng.shuffle(items)
         return Example(kind, _chat([turn]), tuple(items), turn.key)
 
@@ -74,7 +74,7 @@ class Generator:
         question = rng.choice(self.tables.introductions)
         if rng.random() < 0.1:
             return Example("introduction", _chat([Turn(question, rng.choice(self.tables.unknown))]))
-        items = [ContextItem("fact", fact.text) for fact in known]
+        items = list(fact_items(fact.text for fact in known))
         rng.shuffle(items)
         told = items if rng.random() < 0.7 else items[: rng.randint(1, len(items))]
         answer = " ".join(item.text for item in told)
@@ -99,7 +99,7 @@ class Generator:
         """Write as a person whose earlier texts, and some of whose facts, are known."""
         voice = self.voice(rng)
         known = self.people.facts(rng, facts) if facts else []
-        items = [ContextItem("fact", fact.text) for fact in known]
+        items = list(fact_items(fact.text for fact in known))
         items += self.earlier_texts(rng, voice, texts, known)
         if rng.random() < 0.2:
             query, text = self.text(rng, Voice(length=rng.choice((2, 3, 4))))
@@ -163,12 +163,8 @@ def _fact_items(rng: random.Random, facts: Sequence[Fact]) -> list[ContextItem]:
         texts[:2] = [f"{texts[0]} {texts[1]}"]
     if rng.random() < 0.12:
         texts = [lower_first(text) for text in texts]
-    return [ContextItem("fact", text) for text in texts]
+    return list(fact_items(texts))
 
 
 def _chat(turns: Sequence[Turn]) -> tuple[Message, ...]:
-    messages: list[Message] = []
-    for turn in turns:
-        messages.append({"role": "user", "content": turn.question})
-        messages.append({"role": "assistant", "content": turn.answer})
-    return tuple(messages)
+    return chat((turn.question, turn.answer) for turn in turns)

@@ -6,7 +6,7 @@ import string
 from collections.abc import Callable, Sequence
 
 from scripts.persona.books import Book
-from scripts.persona.example import Example
+from scripts.persona.example import Example, chat
 from scripts.persona.names import invented_name
 
 _WORD = re.compile(r"[A-Za-z]{3,}")
@@ -32,11 +32,7 @@ class Recall:
         """Write one exercise, in one or several turns."""
         exercise: Callable[[random.Random], list[tuple[str, str]]]
         exercise = rng.choices((self._repeat, self._look_up, self._follow), (35, 50, 15))[0]
-        messages = []
-        for question, answer in exercise(rng):
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        return Example("recall", tuple(messages))
+        return Example("recall", chat(exercise(rng)))
 
     def _repeat(self, rng: random.Random) -> list[tuple[str, str]]:
         said = ", ".join(self._words(rng, rng.randint(3, 14)))

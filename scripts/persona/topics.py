@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perce.prompt import ContextItem, Message
-from scripts.persona.example import Example
+from perce.prompt import fact_items
+from scripts.persona.example import Example, chat
 from scripts.persona.tables import TABLES, TableError, read_lines
 
 _DROPPED = 0.25
@@ -70,11 +70,7 @@ class Topics:
             said = [self._turn(rng, rng.choice(chosen), told) for _ in range(turns)]
         if rng.random() < _DROPPED:
             facts = []
-        messages: list[Message] = []
-        for question, answer in said:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        return Example("topic", tuple(messages), tuple(ContextItem("fact", f) for f in facts))
+        return Example("topic", chat(said), fact_items(facts))
 
     def _turn(
         self, rng: random.Random, topic: Topic, told: Mapping[str, Sequence[str]]

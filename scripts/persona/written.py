@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perce.prompt import ContextItem, Message
-from scripts.persona.example import Example
+from perce.prompt import fact_items
+from scripts.persona.example import Example, chat
 from scripts.persona.tables import TABLES, TableError, read_lines
 
 _DROPPED = 0.25
@@ -41,11 +41,8 @@ class WrittenPeople:
         rng.shuffle(facts)
         if rng.random() < _DROPPED:
             facts = []
-        messages: list[Message] = []
-        for question, answer in rng.sample(person.turns, rng.randint(1, len(person.turns))):
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        return Example("person", tuple(messages), tuple(ContextItem("fact", f) for f in facts))
+        said = rng.sample(person.turns, rng.randint(1, len(person.turns)))
+        return Example("person", chat(said), fact_items(facts))
 
 
 def load_people(folder: Path = TABLES) -> list[Person]:

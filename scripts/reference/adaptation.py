@@ -14,8 +14,9 @@ from adapt.dataset import ContextBudget
 from perce.datasets.writers import Writer, Written, read_users, split_by_order
 from perce.evaluate import held_out_losses, mean_loss, mean_personal_loss, personal_mask
 from perce.hyperparameters import Hyperparameters
+from scripts.attune.bench.base import Base
 from scripts.attune.bench.users.measure import adapted
-from scripts.attune.bench.users.subject import Base, prepare
+from scripts.attune.bench.users.subject import prepare
 from scripts.persona.examples import Generator
 from scripts.persona.tables import load_tables
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3ForCausalLM
 
-from perce.prompt import ContextItem, Message, prompt_pair
+from perce.prompt import Message, fact_items, prompt_pair
 from scripts.attune.up.demo import Persona
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
@@ -65,7 +65,7 @@ def ask_people(
         able = [p.facts for p in people if fact in " ".join(p.facts).lower()]
         pairs.append((able[number % len(able)], question))
     prompts = [
-        prompt_pair([{"role": "user", "content": q}], _items(facts)).with_persona
+        prompt_pair([{"role": "user", "content": q}], fact_items(facts)).with_persona
         for facts, q in pairs
     ]
     torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def ten_turns(
 
 
 def _chat(model: Qwen3ForCausalLM, encoder: Encoder, person: Persona) -> Chat:
-    context = _items(person.facts)
+    context = fact_items(person.facts)
     messages: list[Message] = []
     said: list[str] = []
     ended = 0
@@ -122,10 +122,6 @@ def _chat_lines(chats: Sequence[Chat]) -> Iterator[str]:
         for question, answer in chat.turns:
             yield f"- **{question}**  \n  {answer}"
         yield ""
-
-
-def _items(facts: Sequence[str]) -> list[ContextItem]:
-    return [ContextItem("fact", fact) for fact in facts]
 
 
 def repeats_itself(text: str) -> bool:

@@ -6,16 +6,17 @@ The people, values and phrasings are held out: none occurs in training.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from transformers import Qwen3ForCausalLM
 
-from perce.prompt import Message, prompt_pair
+from perce.prompt import prompt_pair
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.tables import load_tables
-from scripts.reference.batches import Encoder, collate
-from scripts.reference.generation import Answer, answers
+from scripts.reference.batches import Encoded, Encoder, collate
+from scripts.reference.generation import answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +48,57 @@ def is_right(example: Example, answer: str) -> bool:
     return all(word.lower() in answer.lower() for word in example.key)
 
 
-def _right(examples: Sequence[Example], said: Sequence[Answer]) -> int:
-    return sum(is_right(e, answer.text) for e, answer in zip(examples, said, strict=True))
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """How one unseen person's question was answered.
+
+    Attributes:
+        kind: The probe's.
+        right: Whether the greedy answer states the fact.
+        right_without: The same with the persona taken away.
+        pir: PIR of the reference answer's tokens, in nats.
+    """
+
+    kind: str
+    right: bool
+    right_without: bool
+    pir: torch.Tensor
 
 
 @torch.no_grad()
-def read(model: Qwen3ForCausalLM, encoder: Encoder, examples: Sequence[Example]) -> Reading:
-    """Ask a model about unseen people."""
+def ask(model: Qwen3ForCausalLM, encoder: Encoder, examples: Sequence[Example]) -> list[Probed]:
+    """Ask a model about unseen people, with and without their persona."""
     model.eval()
     pairs = [prompt_pair(e.messages[:-1], e.context) for e in examples]
-    with_persona = answers(model, encoder, [list(p.with_persona) for p in pairs])
-    without = answers(model, encoder, [list(p.without_persona) for p in pairs])
-    full = [prompt_pair(e.messages, e.context) for e in examples]
-    pir = [
-        score(model, encoder, list(p.with_persona)) - score(model, encoder, list(p.without_persona))
-        for p in full
-    ]
+    with_persona = answers(model, encoder, [p.with_persona for p in pairs])
+    without = answers(model, encoder, [p.without_persona for p in pairs])
+    probed = []
+    for example, said, unaided in zip(examples, with_persona, without, strict=True):
+        full = prompt_pair(example.messages, example.context)
+        likely, otherwise = (
+            score(model, encoder.messages(messages), encoder.pad)
+            for messages in (full.with_persona, full.without_persona)
+        )
+        right, right_without = is_right(example, said.text), is_right(example, unaided.text)
+        probed.append(Probed(example.kind, right, right_without, likely - otherwise))
     model.train()
-    count = len(examples)
+    return probed
+
+
+def read(probed: Sequence[Probed]) -> Reading:
+    """Sum up what unseen people's questions were answered with."""
     return Reading(
-        people=count,
-        right=_right(examples, with_persona) / count,
-        right_without=_right(examples, without) / count,
-        pir=float(torch.cat(pir).mean()),
+        people=len(probed),
+        right=fmean(one.right for one in probed),
+        right_without=fmean(one.right_without for one in probed),
+        pir=float(torch.cat([one.pir for one in probed]).mean()),
     )
 
 
 @torch.no_grad()
-def score(model: Qwen3ForCausalLM, encoder: Encoder, messages: Sequence[Message]) -> torch.Tensor:
+def score(model: Qwen3ForCausalLM, encoded: Encoded, pad: int) -> torch.Tensor:
     """Logprobs of the answers' tokens, as a vector."""
-    batch = collate([encoder.messages(messages)], encoder.pad)
+    batch = collate([encoded], pad)
     hidden_BTC = model.model(input_ids=batch.ids_BT.to(model.device)).last_hidden_state
     logits_NV: torch.Tensor = model.lm_head(hidden_BTC.flatten(0, 1)[batch.at_N.to(model.device)])
     labels_N = batch.labels_N.to(model.device)

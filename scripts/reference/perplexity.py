@@ -14,13 +14,15 @@ import torch
 from nltk.lm import Vocabulary, WittenBellInterpolated
 from transformers import Qwen3ForCausalLM
 
+from perce.prompt import fact_items
 from scripts.persona.books import Passages, gutenberg
 from scripts.persona.dialogue import Dialogues, PersonaChat, topical_chat
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.mix import STAGES, Mix
 from scripts.persona.tables import load_tables
-from scripts.reference.batches import Encoded, Encoder, collate
+from scripts.reference.batches import Encoded, Encoder
+from scripts.reference.evaluation import score
 
 _ORDER = 4
 _EXAMPLES = 120
@@ -54,7 +56,7 @@ def held_out_sources(data: Path) -> Mapping[str, list[Example]]:
     topical = Dialogues(topical_chat(data, held_out=True))
     return {
         "books": [passages.example(rng, 1000) for rng in rngs],
-        "convai2": [Example("dialogue", chat.messages, chat.items()) for chat in chats],
+        "convai2": [Example("dialogue", chat.messages, fact_items(chat.facts)) for chat in chats],
         "topical_chat": [topical.example(rng, 3) for rng in rngs],
         "persona questions": [generator.probe(rng, rng.randint(3, 8)) for rng in rngs],
         "writing as a person": [generator.writing(rng, 3, 4) for rng in rngs],
@@ -83,7 +85,6 @@ class NgramBaseline:
         ]
 
 
-@torch.no_grad()
 def source_losses(
     model: Qwen3ForCausalLM, encoder: Encoder, baseline: NgramBaseline, data: Path
 ) -> dict[str, SourceLoss]:
@@ -103,16 +104,7 @@ def source_losses(
 
 
 def _mean_loss(model: Qwen3ForCausalLM, encoder: Encoder, encoded: Sequence[Encoded]) -> float:
-    total, count = 0.0, 0
-    for example in encoded:
-        batch = collate([example], encoder.pad)
-        hidden_BTD = model.model(input_ids=batch.ids_BT).last_hidden_state
-        logits_NV = model.lm_head(hidden_BTD.flatten(0, 1)[batch.at_N]).float()
-        total += float(
-            torch.nn.functional.cross_entropy(logits_NV, batch.labels_N, reduction="sum")
-        )
-        count += len(batch.labels_N)
-    return total / count
+    return -float(torch.cat([score(model, one, encoder.pad) for one in encoded]).mean())
 
 
 def _limited(data: Path, encoder: Encoder, tokens: int, seed: int) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ from perce.datasets.records import UnreadableDataset
 from perce.datasets.writers import Writer, Written
 from perce.hyperparameters import BadHyperparameter, Hyperparameters
 from perce.tokens import ChatTokenizer
+from scripts.attune.bench.base import Base
 from scripts.attune.bench.users.comparison import NoTrainingUsers, compare, groups
 from scripts.attune.bench.users.rates import choose_rate
 from scripts.attune.bench.users.report import as_json, as_table
@@ -25,7 +26,7 @@ from scripts.attune.bench.users.settings import (
     methods_of,
     rates_of,
 )
-from scripts.attune.bench.users.subject import Base, TooFewTexts, prepare, read_writers
+from scripts.attune.bench.users.subject import TooFewTexts, prepare, read_writers
 from scripts.attune.main import app
 
 MEASURES = {"loss", "personal_loss", "rouge1", "rougeL", "meteor", "seconds_per_user"}

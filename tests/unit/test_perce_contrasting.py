@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from noisy_adapter import noisy_adapter
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from perce.adapter import new_adapter
 from perce.contrasting import AlteredReply, Case, contrast_replies
-from perce.hyperparameters import Hyperparameters
 from perce.logprobs import reply_logprobs
 from perce.model import load_model
 from perce.pir import Contrast
@@ -35,16 +34,6 @@ CASES = [
     case("And now?", "", "I have a dog."),
     case("What do you hate about the weather?", "thunder; honestly?!", "My dog hates thunder."),
 ]
-
-
-def adapted(model: PreTrainedModel) -> PeftModel:
-    """The model with an adapter whose B matrices are not zero, so that it changes outputs."""
-    peft_model = new_adapter(model, Hyperparameters(rank=4))
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.5, generator=generator)
-    return peft_model
 
 
 def transformers_logprobs(
@@ -101,7 +90,7 @@ def test_contrasts_equal_those_from_all_logits_of_transformers(
     tiny_model_dir: Path, chat_tokenizer: ChatTokenizer, contrast: Contrast
 ) -> None:
     base = load_model(str(tiny_model_dir), "cpu")
-    own = adapted(load_model(str(tiny_model_dir), "cpu"))
+    own = noisy_adapter(load_model(str(tiny_model_dir), "cpu"))
     scored = contrast_replies(LocalScorer(own, 64), chat_tokenizer, CASES, contrast)
     largest = 0.0
     for each, tokens in zip(CASES, scored, strict=True):

@@ -1,28 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from noisy_adapter import noisy_adapter
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from perce.adapter import new_adapter
-from perce.hyperparameters import Hyperparameters
 from perce.logprobs import reply_logprobs
 from perce.loss import perce_loss, perce_weights
 
 PROMPTS = [[5, 9, 200, 31], [7], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
 REPLIES = [[40, 41, 42], [50, 60, 70, 80, 90, 2], [33]]
-
-
-def noisy_adapter(model: PreTrainedModel) -> PeftModel:
-    """An adapter whose B matrices are not zero, so that it does change the outputs."""
-    peft_model = new_adapter(model, Hyperparameters(rank=4))
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.5, generator=generator)
-    return peft_model
 
 
 def full_logprobs(

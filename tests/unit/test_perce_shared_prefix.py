@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from noisy_adapter import noisy_adapter
 from peft import PeftModel
 from torch import Tensor
 from transformers import (
@@ -94,12 +95,7 @@ def reference_adapter(hyper: Hyperparameters = FULL) -> PeftModel:
 
 
 def noisy(model: PreTrainedModel, hyper: Hyperparameters = FULL) -> PeftModel:
-    peft_model = new_adapter(model, hyper)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.05, generator=generator)
-    return peft_model
+    return noisy_adapter(model, hyper, 0.05)
 
 
 def trained(model: PeftModel) -> list[torch.nn.Parameter]:

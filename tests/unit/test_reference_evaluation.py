@@ -5,7 +5,7 @@ from transformers import Qwen3ForCausalLM
 
 from perce.datasets.writers import Written, split_by_order
 from perce.hyperparameters import Hyperparameters
-from scripts.attune.bench.users.subject import load_base
+from scripts.attune.bench.base import load_base
 from scripts.attune.up.demo import Persona
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines

@@ -83,10 +83,11 @@ def users(
     from adapt.dataset import ContextBudget
     from perce.hyperparameters import Hyperparameters, rate_for_width
     from perce.wordnet import wordnet
+    from scripts.attune.bench.base import load_base
     from scripts.attune.bench.users import report
     from scripts.attune.bench.users.comparison import compare
     from scripts.attune.bench.users.settings import Settings, methods_of, rates_of
-    from scripts.attune.bench.users.subject import load_base, read_writers
+    from scripts.attune.bench.users.subject import read_writers
 
     chosen = methods_of(methods)
     writers = read_writers(file, texts)

@@ -13,14 +13,11 @@ from perce.contrasting import Case, contrast_replies
 from perce.errors import AttuneError
 from perce.identification import Identification, Identified, by_pir, match_words, measure
 from perce.judge import judge_messages, judged
-from perce.model import load_model
 from perce.pir import PERSONAL_THRESHOLD
-from perce.prompt import ContextItem, Message, prompt_pair
+from perce.prompt import Message, fact_items, prompt_pair
 from perce.scorer import LocalScorer
-from perce.tokens import ChatTokenizer
 from scripts.attune.bench.annotated import AnnotatedReply
-from scripts.attune.up.errors import BadModelError
-from scripts.attune.up.model import choose_model
+from scripts.attune.bench.base import load_base
 
 Method = Callable[[Sequence[AnnotatedReply]], list[Identified]]
 
@@ -120,24 +117,21 @@ def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
 
 
 def _percontrast(model: str) -> Method:
-    source = choose_model(model, gpu=False).source
-    try:
-        scorer, tokenizer = LocalScorer(load_model(source)), ChatTokenizer.load(source)
-    except OSError as error:
-        raise BadModelError(model, " ".join(str(error).split())) from error
+    base = load_base(model)
+    scorer = LocalScorer(base.model)
 
     def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
         cases = [
             Case(
                 prompt_pair(
                     [{"role": "user", "content": item.question}],
-                    [ContextItem("fact", fact) for fact in item.persona],
+                    fact_items(item.persona),
                 ),
                 item.answer,
             )
             for item in items
         ]
-        tokens = contrast_replies(scorer, tokenizer, cases)
+        tokens = contrast_replies(scorer, base.tokenizer, cases)
         return [by_pir(item.answer, own) for item, own in zip(items, tokens, strict=True)]
 
     return find

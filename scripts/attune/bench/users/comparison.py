@@ -12,10 +12,11 @@ from perce.datasets.writers import Writer
 from perce.errors import AttuneError
 from perce.evaluate import Mask, personal_mask
 from perce.hyperparameters import Hyperparameters
+from scripts.attune.bench.base import Base
 from scripts.attune.bench.users.measure import UserFigures, adapted, measure
 from scripts.attune.bench.users.rates import Trial, choose_rate, past_of
 from scripts.attune.bench.users.settings import Method, Settings
-from scripts.attune.bench.users.subject import Base, Subject, prepare
+from scripts.attune.bench.users.subject import Subject, prepare
 
 
 class NoTrainingUsers(AttuneError):

@@ -14,7 +14,8 @@ from perce.generation import generate_replies
 from perce.hyperparameters import Hyperparameters
 from perce.text_metrics import mean_scores, score_text
 from perce.train import train_adapter
-from scripts.attune.bench.users.subject import Base, Subject
+from scripts.attune.bench.base import Base
+from scripts.attune.bench.users.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from statistics import fmean
 
 from perce.example import Example
 from perce.train import TrainingDiverged
+from scripts.attune.bench.base import Base
 from scripts.attune.bench.users.measure import adapted, loss_on_tests
 from scripts.attune.bench.users.settings import BadChoice, Method, Settings
-from scripts.attune.bench.users.subject import Base, Subject
+from scripts.attune.bench.users.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,35 +1,20 @@
 """A user as the benchmark sees one: examples to train on, and newer ones to test on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
-from adapt.dataset import ContextBudget, PastText, build_dataset
+from adapt.dataset import ContextBudget, build_dataset, past_texts
 from perce.datasets.longlamp import read_longlamp
 from perce.datasets.records import read_records
 from perce.datasets.writers import Writer, Written, read_users
 from perce.errors import AttuneError
 from perce.example import Example
-from perce.model import load_model
-from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
-from scripts.attune.up.errors import BadModelError
-from scripts.attune.up.model import choose_model
+from scripts.attune.bench.base import Base
 
 
 class TooFewTexts(AttuneError):
     """A user has no text that fits for training or for testing; raise --max-length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The frozen base model, with what turns texts into its examples."""
-
-    model: PreTrainedModel
-    tokenizer: ChatTokenizer
-    encoder: Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +46,6 @@ def read_writers(file: Path, most_texts: int) -> list[Writer]:
     return (read_longlamp if "profile" in first else read_users)(file, most_texts)
 
 
-def load_base(model: str) -> Base:
-    """Load a model by its folder or name.
-
-    Raises:
-        BadModelError: It cannot be loaded.
-    """
-    source = choose_model(model, gpu=False).source
-    try:
-        return Base(load_model(source), ChatTokenizer.load(source), Encoder())
-    except OSError as error:
-        raise BadModelError(model, " ".join(str(error).split())) from error
-
-
 def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> Subject:
     """Give each text its context, and split the user's texts as the file splits them.
 
@@ -95,7 +67,10 @@ def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> 
             f"{writer.name} has no text of at most {longest} tokens to "
             f"{'test' if train else 'train'} on. Raise --max-length or take the user out."
         )
-    past = _past([*train, *test], base.encoder)
+    rows = (
+        (number, one.query, one.text, float(number)) for number, one in enumerate((*train, *test))
+    )
+    past = past_texts(rows, base.encoder)
     dataset = build_dataset(past, (), base.tokenizer, budget, longest)
     examples = (*dataset.train, *dataset.held_out)
     split = len(examples) - len(test)
@@ -106,12 +81,3 @@ def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> 
 def _fits(written: Written, tokenizer: ChatTokenizer, longest: int) -> bool:
     prompt = tokenizer.prompt_ids([{"role": "user", "content": written.query}])
     return len(prompt) + tokenizer.count(written.text) + 1 <= longest
-
-
-def _past(texts: Sequence[Written], encoder: Encoder) -> list[PastText]:
-    whole = encoder.encode([f"{one.query}\n{one.text}" for one in texts])
-    queries = encoder.encode([one.query for one in texts])
-    return [
-        PastText(number, one.query, one.text, float(number), whole[number], queries[number])
-        for number, one in enumerate(texts)
-    ]
