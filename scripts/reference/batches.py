@@ -1,12 +1,10 @@
-"""Examples as token ids, and batches of examples of about the same length.
+"""Examples as token ids, packed into rows of a few widths.
 
-Shapes: B examples, T tokens.
+Shapes: B rows, T tokens of a row, N tokens that count.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -15,8 +13,9 @@ from perce.prompt import Message, prompt_pair
 from scripts.persona.example import Example
 from scripts.reference.tokenizer import END, START
 
-_POOL = 768
-_ROUND = 32
+_OPEN_BATCHES = 4
+"""Batches' worth of rows that stay open: with many to choose from, an example finds one that
+it nearly fills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,18 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded examples. Causal attention never sees the padding, so no mask is needed.
+    """Rows of examples laid end to end, each example attending to itself alone.
 
     Attributes:
         ids_BT: Input token ids.
+        position_BT: Where each token stands in its own example. Transformers begins a new
+            block of attention wherever positions do not go up by one.
         at_N: Positions in the flattened B·T whose next token counts.
         labels_N: Those next tokens.
     """
 
     ids_BT: torch.Tensor
+    position_BT: torch.Tensor
     at_N: torch.Tensor
     labels_N: torch.Tensor
 
@@ -88,43 +90,60 @@ class Encoder:
 
 
 def batches(
-    encoded: Iterator[Encoded], tokens: int, longest: int, pad: int, seed: int
+    encoded: Iterator[Encoded], tokens: int, widths: Sequence[int], pad: int
 ) -> Iterator[Batch]:
-    """Sort pools of examples by length and cut them into batches.
+    """Pack examples into rows of a few widths; rows of one width make a batch.
+
+    Few shapes are few compilations, and examples of every kind and about every length meet in
+    a row, so that no step sees one kind alone. Examples longer than the widest row are left
+    out.
 
     Args:
         encoded: Examples, without end.
-        tokens: Padded tokens of a batch, about.
-        longest: Longer examples are left out.
+        tokens: Tokens of a batch; one row where it is wider than that.
+        widths: Widths of rows, ascending.
         pad: The padding token.
-        seed: Order of the batches within a pool.
     """
-    rng = random.Random(seed)
-    while True:
-        pool = [e for e in islice(encoded, _POOL) if len(e.ids) <= longest]
-        pool.sort(key=lambda e: len(e.ids))
-        cut: list[list[Encoded]] = []
-        while pool:
-            width = _padded(len(pool[-1].ids))
-            count = max(1, tokens // width)
-            cut.append(pool[-count:])
-            del pool[-count:]
-        rng.shuffle(cut)
-        yield from (collate(group, pad) for group in cut)
+    open_rows: dict[int, list[list[Encoded]]] = {width: [] for width in widths}
+    for example in encoded:
+        width = next((w for w in widths if len(example.ids) <= w), 0)
+        if not width:
+            continue
+        rows, count = open_rows[width], max(1, tokens // width)
+        _place(example, rows, width)
+        if len(rows) > _OPEN_BATCHES * count:
+            rows.sort(key=_length)
+            yield collate(rows[-count:], pad, width)
+            del rows[-count:]
 
 
-def collate(group: Sequence[Encoded], pad: int) -> Batch:
-    """Pad examples on the right and collect the tokens that count."""
-    width = _padded(max(len(e.ids) for e in group))
-    ids_BT = torch.full((len(group), width), pad)
-    counts_BT = torch.zeros((len(group), width), dtype=torch.bool)
-    for row, example in enumerate(group):
-        ids_BT[row, : len(example.ids)] = torch.tensor(example.ids)
-        counts_BT[row, : len(example.ids)] = torch.tensor(example.counted)
-    counts_BT[:, 0] = False
+def _place(example: Encoded, rows: list[list[Encoded]], width: int) -> None:
+    """Put an example into the fullest row that has room, or into a new one."""
+    roomy = [row for row in rows if _length(row) + len(example.ids) <= width]
+    if roomy:
+        max(roomy, key=_length).append(example)
+    else:
+        rows.append([example])
+
+
+def _length(row: Sequence[Encoded]) -> int:
+    return sum(len(example.ids) for example in row)
+
+
+def collate(rows: Sequence[Sequence[Encoded]], pad: int, width: int) -> Batch:
+    """Lay examples end to end in rows, padded on the right, and collect what counts."""
+    ids_BT = torch.full((len(rows), width), pad)
+    position_BT = torch.zeros((len(rows), width), dtype=torch.long)
+    counts_BT = torch.zeros((len(rows), width), dtype=torch.bool)
+    for number, row in enumerate(rows):
+        at = 0
+        for example in row:
+            end = at + len(example.ids)
+            ids_BT[number, at:end] = torch.tensor(example.ids)
+            position_BT[number, at:end] = torch.arange(end - at)
+            counts_BT[number, at:end] = torch.tensor(example.counted)
+            at = end
+        position_BT[number, at:] = torch.arange(width - at)
+    counts_BT[position_BT == 0] = False
     next_N = counts_BT.reshape(-1).nonzero().squeeze(1)
-    return Batch(ids_BT, next_N - 1, ids_BT.reshape(-1)[next_N])
-
-
-def _padded(length: int) -> int:
-    return -(-length // _ROUND) * _ROUND
+    return Batch(ids_BT, position_BT, next_N - 1, ids_BT.reshape(-1)[next_N])

@@ -98,7 +98,7 @@ def read(probed: Sequence[Probed]) -> Reading:
 @torch.no_grad()
 def score(model: Qwen3ForCausalLM, encoded: Encoded, pad: int) -> torch.Tensor:
     """Logprobs of the answers' tokens, as a vector."""
-    batch = collate([encoded], pad)
+    batch = collate([[encoded]], pad, len(encoded.ids))
     hidden_BTC = model.model(input_ids=batch.ids_BT.to(model.device)).last_hidden_state
     logits_NV: torch.Tensor = model.lm_head(hidden_BTC.flatten(0, 1)[batch.at_N.to(model.device)])
     labels_N = batch.labels_N.to(model.device)

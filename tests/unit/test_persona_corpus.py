@@ -1,9 +1,11 @@
 import random
 import string
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -22,10 +24,10 @@ from scripts.persona.topics import Topic, Topics, load_groups, load_topics
 from scripts.persona.variety import unique_share
 from scripts.persona.voices import Voice
 from scripts.persona.written import Person, WrittenPeople, load_people
-from scripts.reference.batches import Encoder, collate
-from scripts.reference.evaluation import is_right, probes
+from scripts.reference.batches import Encoded, Encoder, batches, collate
+from scripts.reference.evaluation import is_right, probes, score
 from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
-from scripts.reference.training import Run
+from scripts.reference.training import Run, new_model
 
 REFERENCE = Path(__file__).parents[2] / "perce" / "reference"
 
@@ -276,10 +278,45 @@ def test_only_answers_and_their_end_count(encoder: Encoder) -> None:
     )
     short = Example("dialogue", messages[:2])
     encoded = [encoder.example(Example("dialogue", messages)), encoder.example(short)]
-    batch = collate(encoded, encoder.pad)
+    batch = collate([encoded], encoder.pad, width=64)
     told = encoder.tokenizer.decode(batch.labels_N)
     assert told == "Hi there.<|im_end|>Bye.<|im_end|>Hi there.<|im_end|>"
     assert batch.ids_BT.reshape(-1)[batch.at_N + 1].equal(batch.labels_N)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=100, max_size=400))
+def test_packing_keeps_examples_whole_and_loses_none(lengths: list[int]) -> None:
+    examples = [Encoded([number + 1] * n, [True] * n) for number, n in enumerate(lengths)]
+    packed: Counter[int] = Counter()
+    for batch in batches(iter(examples), 64, (16, 32), pad=0):
+        assert batch.ids_BT.shape in ((4, 16), (2, 32))
+        packed.update(batch.ids_BT[batch.ids_BT != 0].tolist())
+        starts = batch.position_BT.reshape(-1) == 0
+        assert not starts[batch.at_N + 1].any()
+    whole = {number + 1: n for number, n in enumerate(lengths) if n <= 32}
+    assert all(whole[number] == count for number, count in packed.items())
+    still_open = sum(whole.values()) - packed.total()
+    assert still_open <= 4 * (64 + 64)
+
+
+def test_a_packed_row_scores_its_examples_as_if_each_were_alone(encoder: Encoder) -> None:
+    model = new_model(len(encoder.tokenizer), seed=3).eval()
+    examples = [
+        encoder.messages(
+            ({"role": "user", "content": said}, {"role": "assistant", "content": said * 2})
+        )
+        for said in ("Hello?", "Where do you live?", "And then what?")
+    ]
+    alone = torch.cat([score(model, one, encoder.pad) for one in examples])
+    batch = collate([examples], encoder.pad, width=256)
+    with torch.no_grad():
+        hidden_BTC = model.model(
+            input_ids=batch.ids_BT, position_ids=batch.position_BT, use_cache=False
+        ).last_hidden_state
+        logits_NV = model.lm_head(hidden_BTC.flatten(0, 1)[batch.at_N])
+    packed = logits_NV.log_softmax(-1).gather(1, batch.labels_N[:, None]).squeeze(1)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
 
 
 def test_a_tokenizer_gives_every_text_back() -> None:
