@@ -44,10 +44,10 @@ class Evaluation:
         self.encoder = Encoder(load_tokenizer(args.model))
 
     def people(self) -> dict[str, Any]:
-        """Answers of unseen people: all, those copied from a fact, those that follow from it."""
+        """Answers of unseen people: all, and by how they tell of themselves."""
         probed = ask(self.model, self.encoder, probes(self.args.people))
         groups = {"all": probed}
-        for kind in ("copied", "following"):
+        for kind in ("plain", "copied", "following"):
             groups[kind] = [one for one in probed if one.kind == kind]
         return {name: asdict(read(own)) for name, own in groups.items()}
 

@@ -13,7 +13,7 @@ class Example:
     Attributes:
         kind: What it trains: `language`, `recall`, `question`, `introduction`, `topic`,
             `person`, `writing` or `dialogue`; for probes, whether the answer is `copied` from
-            the fact or `following` from it.
+            a roundabout fact or `following` from it, or both are `plain`.
         messages: User and assistant messages, oldest first; every assistant message
             counts in the loss.
         context: Facts and earlier texts; empty where the persona is dropped.

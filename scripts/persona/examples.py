@@ -11,7 +11,7 @@ from perce.prompt import ContextItem, Message, fact_items
 from scripts.persona.english import lower_first, sentence
 from scripts.persona.example import Example, chat
 from scripts.persona.people import Fact, People, Turn
-from scripts.persona.tables import Category, Split, Tables, divide
+from scripts.persona.tables import Attribute, Category, Split, Tables, divide
 from scripts.persona.voices import Voice
 
 _QUALIFIERS = (
@@ -28,12 +28,18 @@ class Generator:
     Args:
         tables: The tables.
         split: Whether to draw from training or held-out values, phrasings and voices.
+        attributes: What is told of people; by default what the tables' `attributes` tell.
     """
 
-    def __init__(self, tables: Tables, split: Split = "train") -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        split: Split = "train",
+        attributes: Sequence[Attribute] | None = None,
+    ) -> None:
         self.tables = tables
         self.split: Split = split
-        self.people = People(tables, split)
+        self.people = People(tables, split, attributes)
 
     def voice(self, rng: random.Random) -> Voice:
         """Compose a voice."""

@@ -25,7 +25,7 @@ class Stage:
 
     Attributes:
         until: The share of the run's tokens at which the stage ends.
-        language, recall, questions, introductions, topics, written, writing, persona_chat,
+        language, recall, questions, plain, introductions, topics, written, writing, persona_chat,
             topical: Shares of the examples.
         facts: Fewest and most facts of a person.
         turns: Most questions in one conversation.
@@ -36,6 +36,7 @@ class Stage:
     language: float = 0.0
     recall: float = 0.0
     questions: float = 0.0
+    plain: float = 0.0
     introductions: float = 0.0
     topics: float = 0.0
     written: float = 0.0
@@ -52,10 +53,11 @@ STAGES = (
     Stage(
         until=0.70,
         language=0.01,
-        recall=0.04,
-        questions=0.46,
+        recall=0.03,
+        questions=0.28,
+        plain=0.20,
         introductions=0.03,
-        topics=0.20,
+        topics=0.19,
         written=0.10,
         writing=0.03,
         persona_chat=0.11,
@@ -67,12 +69,13 @@ STAGES = (
         until=1.0,
         language=0.006,
         recall=0.01,
-        questions=0.45,
+        questions=0.28,
+        plain=0.19,
         introductions=0.03,
         topics=0.20,
         written=0.11,
         writing=0.07,
-        persona_chat=0.11,
+        persona_chat=0.09,
         topical=0.014,
         facts=(1, 8),
         turns=8,
@@ -98,6 +101,7 @@ class Mix:
         self.chat = Dialogues(chat.train)
         tables = load_tables()
         self.generator = Generator(tables)
+        self.plain = Generator(tables, attributes=tables.plain)
         others = self.generator.people.statements
         self.topics = Topics(load_topics(), load_groups(), tables.introductions, others)
         people = [person for person in load_people() if not chat.holds_out(person.facts)]
@@ -124,6 +128,10 @@ class Mix:
             (
                 stage.questions,
                 partial(generator.questions, facts=facts, turns=rng.randint(1, stage.turns)),
+            ),
+            (
+                stage.plain,
+                partial(self.plain.questions, facts=facts, turns=rng.randint(1, stage.turns)),
             ),
             (stage.introductions, partial(generator.introduction, facts=facts)),
             (stage.topics, partial(self.topics.example, turns=rng.randint(1, stage.turns))),

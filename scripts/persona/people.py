@@ -1,6 +1,7 @@
 """Synthetic people: facts about them, and questions that only the facts answer."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scripts.persona.english import lower_first, sentence, speaks_of_user, to_second_person
@@ -39,19 +40,27 @@ class Turn:
 
 
 class People:
-    """Draws people and questions about them from one split of the tables."""
+    """Draws people and questions about them from one split of the tables.
 
-    def __init__(self, tables: Tables, split: Split) -> None:
+    Args:
+        tables: The tables.
+        split: Whether to draw from training or held-out values and phrasings.
+        attributes: What is told of them; by default what the tables' `attributes` tell.
+    """
+
+    def __init__(
+        self, tables: Tables, split: Split, attributes: Sequence[Attribute] | None = None
+    ) -> None:
         self.tables = tables
         self.split: Split = split
-        self._attributes = len(tables.attributes)
+        self.attributes = tables.attributes if attributes is None else attributes
 
     def facts(self, rng: random.Random, count: int) -> list[Fact]:
         """Draw facts about one person; no question fits two of them."""
         facts: list[Fact] = []
         taken: set[str] = set()
         groups: set[str] = set()
-        for attribute in rng.sample(self.tables.attributes, min(6 * count, self._attributes)):
+        for attribute in rng.sample(self.attributes, min(6 * count, len(self.attributes))):
             if len(facts) == count:
                 break
             if attribute.group in groups:
@@ -95,7 +104,7 @@ class People:
         groups = {fact.attribute.group or fact.attribute.name for fact in facts}
         known = {f.fill(q) for f in facts for q in f.attribute.questions}
         while True:
-            fact = self.fact(rng, rng.choice(self.tables.attributes))
+            fact = self.fact(rng, rng.choice(self.attributes))
             if (fact.attribute.group or fact.attribute.name) in groups:
                 continue
             question = fact.fill(rng.choice(fact.attribute.phrasings("questions", self.split)))

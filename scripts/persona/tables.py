@@ -85,10 +85,16 @@ class VoiceTable:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Everything the generator draws from."""
+    """Everything the generator draws from.
+
+    Attributes:
+        attributes: What people tell of themselves, in many and often roundabout phrasings.
+        plain: The same as strangers on a chat site put it: short, with direct answers.
+    """
 
     lists: Mapping[str, Sequence[str]]
     attributes: Sequence[Attribute]
+    plain: Sequence[Attribute]
     categories: Sequence[Category]
     unknown: Sequence[str]
     introductions: Sequence[str]
@@ -123,6 +129,7 @@ def load_tables(folder: Path = TABLES) -> Tables:
             for path in sorted((folder / "attributes").glob("*.txt"))
             for attribute in _read_attributes(path)
         ],
+        plain=_read_attributes(folder / "plain.txt"),
         categories=_read_categories(folder / "subjects.txt"),
         unknown=read_lines(folder / "unknown.txt"),
         introductions=read_lines(folder / "introductions.txt"),

@@ -5,7 +5,7 @@ The people, values and phrasings are held out: none occurs in training.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
@@ -37,10 +37,17 @@ class Reading:
 
 
 def probes(count: int, seed: int = 1) -> list[Example]:
-    """Draw unseen people, 3 to 8 facts each, and one open question about each."""
-    generator = Generator(load_tables(), "held_out")
+    """Draw unseen people, 3 to 8 facts each, and one open question about each.
+
+    One half tells of itself in roundabout phrasings, the other one plainly.
+    """
+    tables = load_tables()
     rng = random.Random(seed)
-    return [generator.probe(rng, rng.randint(3, 8)) for _ in range(count)]
+    roundabout = Generator(tables, "held_out")
+    drawn = [roundabout.probe(rng, rng.randint(3, 8)) for _ in range(count - count // 2)]
+    plain = Generator(tables, "held_out", tables.plain)
+    asked = (plain.probe(rng, rng.randint(3, 8)) for _ in range(count // 2))
+    return drawn + [replace(example, kind="plain") for example in asked]
 
 
 def is_right(example: Example, answer: str) -> bool:

@@ -45,7 +45,8 @@ def encoder() -> Encoder:
 def drawn(tables: Tables, split: str, count: int = 3) -> list[Fact]:
     people = People(tables, "train" if split == "train" else "held_out")
     rng = random.Random(3)
-    return [people.fact(rng, a) for a in tables.attributes for _ in range(count)]
+    every = (*tables.attributes, *tables.plain)
+    return [people.fact(rng, a) for a in every for _ in range(count)]
 
 
 @settings(deadline=None, max_examples=30)
@@ -71,7 +72,7 @@ def test_training_never_draws_held_out_values_or_phrasings(tables: Tables) -> No
             assert held_out, name
             assert not set(train) & set(held_out)
             assert set(train) | set(held_out) == set(values)
-    for attribute in tables.attributes:
+    for attribute in (*tables.attributes, *tables.plain):
         for kind in ("facts", "questions"):
             train = attribute.phrasings(kind, "train")
             if len(train) > 2:
@@ -88,8 +89,9 @@ def test_questions_do_not_tell_the_answer_and_answers_do(tables: Tables) -> None
         assert is_right(Example("question", (), key=turn.key), turn.answer), turn
 
 
-def test_no_question_fits_two_facts_of_a_person(tables: Tables) -> None:
-    people = People(tables, "train")
+@pytest.mark.parametrize("plain", [False, True])
+def test_no_question_fits_two_facts_of_a_person(tables: Tables, plain: bool) -> None:
+    people = People(tables, "train", tables.plain if plain else None)
     for seed in range(50):
         facts = people.facts(random.Random(seed), 8)
         asked = [question for f in facts for question in {f.fill(q) for q in f.attribute.questions}]
