@@ -121,7 +121,7 @@ def test_probes_are_unseen_people_with_one_open_question() -> None:
         assert 3 <= len(probe.context) <= 8
         assert len(probe.messages) == 2
         assert probe.key
-        assert probe.kind in ("copied", "following")
+        assert probe.kind in ("plain", "copied", "following")
         assert is_right(probe, probe.messages[-1]["content"])
 
 
@@ -132,7 +132,7 @@ def test_a_voice_keeps_its_habits() -> None:
 
 
 def test_a_bad_table_line_is_named(tmp_path: Path) -> None:
-    for name in ("unknown.txt", "introductions.txt", "leads.txt"):
+    for name in ("plain.txt", "unknown.txt", "introductions.txt", "leads.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "voices.json").write_text('{"spelling": []}')
     (tmp_path / "subjects.txt").write_text("= product\nZ the pan\n")
