@@ -124,12 +124,8 @@ def load_tables(folder: Path = TABLES) -> Tables:
     spelling = [tuple((a, b) for a, b in rules) for rules in voices.pop("spelling")]
     return Tables(
         lists=_read_lists(sorted((folder / "lists").glob("*.txt"))),
-        attributes=[
-            attribute
-            for path in sorted((folder / "attributes").glob("*.txt"))
-            for attribute in _read_attributes(path)
-        ],
-        plain=_read_attributes(folder / "plain.txt"),
+        attributes=_read_attributes(folder / "attributes"),
+        plain=_read_attributes(folder / "plain"),
         categories=_read_categories(folder / "subjects.txt"),
         unknown=read_lines(folder / "unknown.txt"),
         introductions=read_lines(folder / "introductions.txt"),
@@ -154,7 +150,12 @@ def _read_lists(paths: Iterable[Path]) -> dict[str, Sequence[str]]:
     return dict(lists)
 
 
-def _read_attributes(path: Path) -> list[Attribute]:
+def _read_attributes(folder: Path) -> list[Attribute]:
+    paths = sorted(folder.glob("*.txt"))
+    return [attribute for path in paths for attribute in _attributes_of(path)]
+
+
+def _attributes_of(path: Path) -> list[Attribute]:
     attributes: list[Attribute] = []
     for line in read_lines(path):
         mark, _, rest = line.partition(" ")

@@ -132,7 +132,7 @@ def test_a_voice_keeps_its_habits() -> None:
 
 
 def test_a_bad_table_line_is_named(tmp_path: Path) -> None:
-    for name in ("plain.txt", "unknown.txt", "introductions.txt", "leads.txt"):
+    for name in ("unknown.txt", "introductions.txt", "leads.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "voices.json").write_text('{"spelling": []}')
     (tmp_path / "subjects.txt").write_text("= product\nZ the pan\n")
