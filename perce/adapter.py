@@ -4,18 +4,22 @@ Folders are plain PEFT folders, which `peft` and vLLM load; what a folder must f
 `perce.adapter_files`.
 """
 
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from perce.adapter_files import (
     FINGERPRINT_KEY,
     TARGET_MODULES,
     WEIGHTS_FILE,
+    OtherBaseModel,
     check_adapter,
     model_fingerprint,
 )
@@ -52,7 +56,17 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, trainable: bool = T
         perce.adapter_files.AdapterError: The folder is broken or is for another base model.
     """
     check_adapter(folder, base_model=model.name_or_path or None)
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
+    except (RuntimeError, ValueError) as error:
+        # PEFT puts its layers in first and loads the tensors afterwards.
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, LoraLayer):
+                model.set_submodule(name, layer.get_base_layer())
+        raise OtherBaseModel(
+            f"The adapter in {folder} does not fit this base model: its tensors are of other "
+            "shapes. Roll back to another version or train it anew."
+        ) from error
 
 
 def save_adapter(peft_model: PeftModel, folder: Path | str) -> None:
@@ -62,12 +76,24 @@ def save_adapter(peft_model: PeftModel, folder: Path | str) -> None:
         perce.adapter_files.BrokenWeights: A weight is NaN or infinite; the folder is written,
             but must not be used.
     """
+    write_adapter(
+        peft_model.peft_config[peft_model.active_adapter],
+        get_peft_model_state_dict(peft_model, save_embedding_layers=False),
+        folder,
+    )
+
+
+def write_adapter(config: LoraConfig, state: Mapping[str, Tensor], folder: Path | str) -> None:
+    """Write an adapter's config and tensors, by their names in the file, as `save_adapter` does.
+
+    Raises:
+        perce.adapter_files.BrokenWeights: See `save_adapter`.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = copy(peft_model.peft_config[peft_model.active_adapter])
+    config = copy(config)
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
         folder / WEIGHTS_FILE,

@@ -41,5 +41,14 @@ def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "to
     Returns:
         A scalar.
     """
-    total = -(weights_N * logprobs_N).sum()
-    return total / (weights_N.sum() if normalize == "weights" else logprobs_N.numel())
+    return weighted_nll(logprobs_N, weights_N) / loss_divisor(weights_N, normalize)
+
+
+def weighted_nll(logprobs_N: Tensor, weights_N: Tensor) -> Tensor:
+    """The numerator of the loss, in nats: a sum over tokens, so parts of a batch add up."""
+    return -(weights_N * logprobs_N).sum()
+
+
+def loss_divisor(weights_N: Tensor, normalize: Normalize = "tokens") -> Tensor | int:
+    """The denominator of the loss: the number of tokens, or their weights' sum."""
+    return weights_N.sum() if normalize == "weights" else weights_N.numel()
