@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from perce.cutting import kept_items
 from perce.errors import AttuneError
 from perce.prompt import ContextItem, Message, prompt_pair
 from perce.tokens import ChatTokenizer
@@ -71,7 +72,7 @@ def encode(
     texts = sum(item.kind == "text" for item in context)
 
     def prompt_ids(dropped: int) -> list[int]:
-        kept = _without_oldest_texts(context, dropped)
+        kept = [context[index] for index in kept_items(context, dropped)]
         return tokenizer.prompt_ids(prompt_pair(query_messages, kept).with_persona)
 
     dropped = bisect_left(range(texts), True, key=lambda n: len(prompt_ids(n)) <= room)
@@ -84,8 +85,3 @@ def encode(
         )
     without = tokenizer.prompt_ids(prompt_pair(query_messages, ()).without_persona)
     return Example(tuple(with_persona), tuple(without), reply_ids, dropped)
-
-
-def _without_oldest_texts(context: Sequence[ContextItem], dropped: int) -> list[ContextItem]:
-    oldest = [index for index, item in enumerate(context) if item.kind == "text"][:dropped]
-    return [item for index, item in enumerate(context) if index not in oldest]

@@ -61,6 +61,10 @@ class Hyperparameters:
             computes every example by itself.
         gradient_checkpointing: Whether backward recomputes each layer's activations, so that
             they need not be kept; slower, and needs far less memory.
+        autocast: Whether matrix products and attention of the layers are in bfloat16. The
+            weights of base and adapter, the output layer and the loss keep their precision.
+            Faster where the hardware has it (CUDA, AMX); the adapter comes out a little
+            different, so it is not the default.
         max_length: Most tokens of prompt and reply together; `perce.example.encode` cuts to it.
         seed: Seeds the first LoRA weights, the order of the examples and dropout.
 
@@ -84,6 +88,7 @@ class Hyperparameters:
     reweigh_every: int = 1
     group_size: int = 1
     gradient_checkpointing: bool = False
+    autocast: bool = False
     max_length: int = 2048
     seed: int = 0
 

@@ -79,12 +79,14 @@ def target_logprobs(hidden_ND: Tensor, head: nn.Linear, targets_N: Tensor, chunk
     Returns:
         logprobs_N, in float32 or better.
     """
-    if torch.is_grad_enabled() and head.weight.requires_grad:
-        return _dense_logprobs(head(hidden_ND), targets_N)
-    logprobs_N: Tensor = _FrozenHeadLogprobs.apply(  # type: ignore[no-untyped-call]  # torch
-        hidden_ND, head.weight, head.bias, targets_N, chunk
-    )
-    return logprobs_N
+    # Under autocast logits would be rounded to bfloat16, whose steps are as large as PIRs.
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        if torch.is_grad_enabled() and head.weight.requires_grad:
+            return _dense_logprobs(head(hidden_ND), targets_N)
+        logprobs_N: Tensor = _FrozenHeadLogprobs.apply(  # type: ignore[no-untyped-call]  # torch
+            hidden_ND, head.weight, head.bias, targets_N, chunk
+        )
+        return logprobs_N
 
 
 def _dense_logprobs(logits_CV: Tensor, targets_C: Tensor) -> Tensor:

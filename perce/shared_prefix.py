@@ -114,20 +114,32 @@ def shared_logprobs(
     Raises:
         perce.shared_prefix_attention.UnsupportedAttention: See `sharing_prefixes`.
     """
+    groups, rows = group_prompts(prompts, replies)
+    scored = group_logprobs(model, groups, chunk=chunk)
+    by_row = dict(zip(rows, scored, strict=True))
+    return [by_row[row] for row in range(len(prompts))]
+
+
+def group_prompts(
+    prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+) -> tuple[list[PrefixGroup], list[int]]:
+    """Group prompts by the prefixes that they happen to share.
+
+    Args:
+        prompts: B prompts of at least one token each, in any order.
+        replies: B replies of at least one token each.
+
+    Returns:
+        The groups, and which of the prompts each branch is, in order of groups and branches.
+    """
     found = prefix_groups(prompts, len(prompts))
     # Those that share nothing make one group without prefix, which is a plain batch.
     alone = [row for rows in found if len(rows) == 1 for row in rows]
     groups = [rows for rows in found if len(rows) > 1] + ([alone] if alone else [])
-    scored = group_logprobs(
-        model,
-        [
-            PrefixGroup.of([prompts[r] for r in rows], [replies[r] for r in rows], MIN_SHARED)
-            for rows in groups
-        ],
-        chunk=chunk,
-    )
-    by_row = dict(zip((row for rows in groups for row in rows), scored, strict=True))
-    return [by_row[row] for row in range(len(prompts))]
+    return [
+        PrefixGroup.of([prompts[r] for r in rows], [replies[r] for r in rows], MIN_SHARED)
+        for rows in groups
+    ], [row for rows in groups for row in rows]
 
 
 def group_logprobs(

@@ -126,8 +126,10 @@ def shared_prefix_attention(
     for name in _CHANGES_ATTENTION:
         if options.get(name) is not None:
             raise _unsupported(f"sets {name}")
+    # Under autocast, norms and rotations leave queries and keys in float32, but not values.
     query_THE, key_TKE, value_TKE = (
-        states[0].transpose(0, 1) for states in (query_1HTE, key_1KTE, value_1KTE)
+        states[0].transpose(0, 1).to(value_1KTE.dtype)
+        for states in (query_1HTE, key_1KTE, value_1KTE)
     )
     attend = partial(
         scaled_dot_product_attention, dropout_p=dropout, scale=scaling, enable_gqa=True

@@ -6,6 +6,7 @@ how characters are found is `perce.spans`.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Self
@@ -48,6 +49,7 @@ class ChatTokenizer:
         self._plain = deepcopy(tokenizer)
         self._plain.split_special_tokens = True
         self._special = frozenset(tokenizer.all_special_ids)
+        self._control = _control_words(tokenizer)
         self.end_id = end_id
 
     @classmethod
@@ -101,6 +103,14 @@ class ChatTokenizer:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False)
         return ids
 
+    def pulled_apart(self, text: str) -> str:
+        """The text with a space in each control word, so that no prompt takes it for its own.
+
+        In a prompt, what spells `<|im_start|>` is one. Texts from outside must not open or
+        close messages: they become `< |im_start|>`, which is only text.
+        """
+        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
     def count(self, text: str) -> int:
         """How many tokens a text has."""
         return len(self.reply_ids(text))
@@ -138,6 +148,19 @@ class ChatTokenizer:
             spans.append((start, end))
             here = end
         return spans
+
+
+def _control_words(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What a prompt reads as one control token: special ones, and added ones of the template."""
+    template = str(tokenizer.chat_template)
+    found = set(tokenizer.all_special_tokens) | {
+        added.content
+        for added in tokenizer.added_tokens_decoder.values()
+        if added.special or added.content in template
+    }
+    # The longest first, and none that is a lone character or a space, which is only text.
+    words = sorted((word for word in found if len(word.strip()) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 
 
 def _generation_end_ids(model: str) -> set[int]:

@@ -2,26 +2,30 @@
 
 Inside a chat the generation's own logprobs are one side, and one short prefill is the
 other. For any other text both sides are scored. Token ids are scored, never text that
-was tokenized again.
+was tokenized again. What is scored against what is `perce.contrasting`.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perce.pir import Contrast, TokenPIR, token_pirs
+from perce.contrasting import Case, contrast_replies_async
+from perce.cutting import Cut
+from perce.pir import Contrast, TokenPIR
 from perce.tokens import ChatTokenizer
 from perce.words import WordPIR, word_pirs
 from server.personas import Persona
+from server.scorer import EngineScorer
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A reply's tokens and words with their PIR."""
+    """A reply's tokens and words with their PIR, and what its prompt went without."""
 
     contrast: Contrast
     tokens: list[TokenPIR]
     words: list[WordPIR]
+    cut: Cut
 
     def to_json(self) -> dict[str, Any]:
         """Return the explanation as the API shows it."""
@@ -48,6 +52,8 @@ class Explainer:
     ) -> Explanation:
         """Score a reply (PerContrast, eq. 2).
 
+        A prompt that leaves no room for the reply is cut, oldest persona context first.
+
         Args:
             persona: The prompts and weights that the reply came from.
             reply_ids: The reply's token ids, without the one that ends it.
@@ -58,15 +64,21 @@ class Explainer:
 
         Raises:
             EngineUnavailableError, EngineRefusedError: The engine could not score.
+            perce.cutting.PromptTooLong: The conversation does not fit even without persona.
         """
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, tools)
-        if logprobs is None:
-            logprobs = await persona.reply_logprobs(persona.model, prompt, reply_ids)
-        other_prompt = prompt
-        if contrast != "adapter":
-            other_prompt = self._tokenizer.prompt_ids(persona.prompts.without_persona, tools)
-        other_model = persona.model if contrast == "persona" else persona.base.name
-        without = await persona.reply_logprobs(other_model, other_prompt, reply_ids)
-        reply = self._tokenizer.decode(reply_ids)
-        tokens = token_pirs(reply_ids, self._tokenizer.spans(reply_ids), reply, logprobs, without)
-        return Explanation(contrast, tokens, word_pirs(reply, tokens))
+        case = Case(
+            persona.prompts.without_persona,
+            [candidate.item for candidate in persona.context],
+            reply_ids,
+            logprobs,
+            tools,
+        )
+        [scored] = await contrast_replies_async(
+            EngineScorer(persona),
+            self._tokenizer,
+            [case],
+            contrast,
+            persona.base.max_length - 1,  # the engine generates a token behind what it scores
+        )
+        words = word_pirs(scored.reply, scored.tokens)
+        return Explanation(contrast, scored.tokens, words, scored.cut)

@@ -43,4 +43,13 @@ def pir(
 
 
 def _view(reply: str, scored: Personalization) -> RenderableType:
-    return Group(scored_reply(reply, scored), Text(), word_table(scored))
+    shown = [scored_reply(reply, scored), Text(), word_table(scored)]
+    if scored.cut is not None and scored.cut.items:
+        shown.append(
+            Text(
+                f"Left out to fit the model, oldest first: {scored.cut.items} of the persona's "
+                f"items, {scored.cut.tokens} tokens.",
+                style="yellow",
+            )
+        )
+    return Group(*shown)

@@ -1,5 +1,6 @@
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from noisy_adapter import noisy_adapter
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from perce.contrasting import AlteredReply, Case, contrast_replies
+from perce.contrasting import AlteredReply, Case, contrast_replies, contrast_replies_async
+from perce.cutting import Cut, PromptTooLong, kept_items
+from perce.local_scorer import LocalScorer
 from perce.logprobs import reply_logprobs
 from perce.model import load_model
 from perce.pir import Contrast
 from perce.prompt import ContextItem, PromptPair, prompt_pair
-from perce.scorer import LocalScorer
 from perce.tokens import ChatTokenizer
 
 PROMPTS = [[5, 9, 200, 31], [7], [11, 12], [8] * 30, [11, 12, 13, 14, 15], [6]]
@@ -23,7 +25,7 @@ CONTRASTS: tuple[Contrast, ...] = ("persona", "adapter", "both")
 
 def case(question: str, reply: str, *facts: str) -> Case:
     context = [ContextItem("fact", fact) for fact in facts]
-    return Case(prompt_pair([{"role": "user", "content": question}], context), reply)
+    return Case([{"role": "user", "content": question}], context, reply)
 
 
 CASES = [
@@ -34,6 +36,11 @@ CASES = [
     case("And now?", "", "I have a dog."),
     case("What do you hate about the weather?", "thunder; honestly?!", "My dog hates thunder."),
 ]
+
+
+def ids_of(tokenizer: ChatTokenizer, each: Case) -> list[int]:
+    assert isinstance(each.reply, str)
+    return tokenizer.reply_ids(each.reply)
 
 
 def transformers_logprobs(
@@ -93,8 +100,9 @@ def test_contrasts_equal_those_from_all_logits_of_transformers(
     own = noisy_adapter(load_model(str(tiny_model_dir), "cpu"))
     scored = contrast_replies(LocalScorer(own, 64), chat_tokenizer, CASES, contrast)
     largest = 0.0
-    for each, tokens in zip(CASES, scored, strict=True):
-        ids = chat_tokenizer.reply_ids(each.reply)
+    for each, result in zip(CASES, scored, strict=True):
+        tokens = result.tokens
+        ids = ids_of(chat_tokenizer, each)
         full = chat_tokenizer.prompt_ids(each.prompts.with_persona)
         bare = chat_tokenizer.prompt_ids(each.prompts.without_persona)
         other = own if contrast == "persona" else base
@@ -115,7 +123,7 @@ def test_a_model_without_adapter_has_no_adapter_contrast(
 ) -> None:
     scorer = LocalScorer(tiny_model)
     scored = contrast_replies(scorer, chat_tokenizer, CASES, "adapter")
-    assert {token.pir for tokens in scored for token in tokens} == {0.0}
+    assert {token.pir for result in scored for token in result.tokens} == {0.0}
     both = contrast_replies(scorer, chat_tokenizer, CASES, "both")
     assert both == contrast_replies(scorer, chat_tokenizer, CASES)
 
@@ -145,7 +153,7 @@ def test_a_contrast_takes_away_what_its_name_says(
     scored = contrast_replies(scorer, chat_tokenizer, CASES, contrast)
     (full, replies, on), (other, same, still_on) = scorer.passes
     assert (on, still_on) == (True, adapter_stays)
-    assert replies == same == [chat_tokenizer.reply_ids(each.reply) for each in CASES]
+    assert replies == same == [ids_of(chat_tokenizer, each) for each in CASES]
 
     def rendered(pairs: list[PromptPair], persona: bool) -> list[list[int]]:
         sides = [pair.with_persona if persona else pair.without_persona for pair in pairs]
@@ -154,17 +162,17 @@ def test_a_contrast_takes_away_what_its_name_says(
     pairs = [each.prompts for each in CASES]
     assert full == rendered(pairs, persona=True)
     assert other == rendered(pairs, persona=persona_stays)
-    for row, tokens in enumerate(scored):
-        assert all(token.logprob == -0.5 - row for token in tokens)
-        assert all(token.pir == 1.25 and token.personal for token in tokens)
+    for row, result in enumerate(scored):
+        assert all(token.logprob == -0.5 - row for token in result.tokens)
+        assert all(token.pir == 1.25 and token.personal for token in result.tokens)
 
 
 def test_each_reply_gets_its_own_tokens_in_order(chat_tokenizer: ChatTokenizer) -> None:
     scored = contrast_replies(ScriptedScorer([0.0, 0.0]), chat_tokenizer, CASES)
-    texts = ["".join(token.text for token in tokens) for tokens in scored]
-    assert texts[1:] == [each.reply for each in CASES[1:]]
-    assert scored[2] == []
-    assert any(token.text.startswith(" ") for token in scored[1])
+    texts = ["".join(token.text for token in result.tokens) for result in scored]
+    assert texts[1:] == [each.reply for each in CASES[1:]] == [one.reply for one in scored[1:]]
+    assert scored[2].tokens == []
+    assert any(token.text.startswith(" ") for token in scored[1].tokens)
     assert contrast_replies(ScriptedScorer([0.0, 0.0]), chat_tokenizer, []) == []
 
 
@@ -173,7 +181,82 @@ def test_a_reply_that_the_tokenizer_alters_is_refused(
 ) -> None:
     composed, decomposed = "A caf\u00e9.", "A cafe\u0301."
     scorer = ScriptedScorer([0.0, 0.0])
-    [tokens] = contrast_replies(scorer, reference_tokenizer, [case("Where?", composed)])
-    assert tokens[-1].end == len(composed)
+    [scored] = contrast_replies(scorer, reference_tokenizer, [case("Where?", composed)])
+    assert scored.tokens[-1].end == len(composed)
     with pytest.raises(AlteredReply, match="NFC"):
         contrast_replies(scorer, reference_tokenizer, [case("Where?", decomposed)])
+
+
+class AwaitedScorer(ScriptedScorer):
+    """The same script for the protocol's asynchronous form."""
+
+    async def logprobs(  # type: ignore[override]  # on purpose: the other protocol
+        self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], adapter: bool
+    ) -> list[list[float]]:
+        return ScriptedScorer.logprobs(self, prompts, replies, adapter)
+
+
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_an_awaited_scorer_is_asked_the_same(
+    chat_tokenizer: ChatTokenizer, contrast: Contrast
+) -> None:
+    at_once, awaited = ScriptedScorer([-0.5, -1.75]), AwaitedScorer([-0.5, -1.75])
+    expected = contrast_replies(at_once, chat_tokenizer, CASES, contrast)
+    scored = asyncio.run(contrast_replies_async(awaited, chat_tokenizer, CASES, contrast))
+    assert scored == expected
+    assert awaited.passes == at_once.passes
+
+
+def test_what_the_generation_scored_is_not_scored_again(chat_tokenizer: ChatTokenizer) -> None:
+    ids = ids_of(chat_tokenizer, CASES[1])
+    known = replace(CASES[1], reply=ids, logprobs=[-0.25] * len(ids))
+    scorer = ScriptedScorer([-1.0, -2.0])
+    first, second = contrast_replies(scorer, chat_tokenizer, [known, CASES[0]], max_length=40)
+    assert [len(prompts) for prompts, _, _ in scorer.passes] == [1, 2]
+    assert {token.logprob for token in first.tokens} == {-0.25}
+    assert {token.logprob for token in second.tokens} == {-1.0}
+    assert first.reply == CASES[1].reply
+    assert first.cut == Cut()
+
+
+HISTORY = [
+    ContextItem("fact", "I love to surf."),
+    *(ContextItem("text", f"text number {n} " * 3, f"query {n}") for n in range(3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "kept"),
+    [
+        (0, [0, 1, 2, 3]),
+        (1, [0, 2, 3]),
+        (3, [0]),
+        (4, []),
+    ],
+)
+def test_a_long_prompt_loses_its_oldest_texts_first_and_says_so(
+    chat_tokenizer: ChatTokenizer, dropped: int, kept: list[int]
+) -> None:
+    asked = [{"role": "user", "content": "Where do you surf?"}]
+    whole, fitting = (
+        chat_tokenizer.prompt_ids(prompt_pair(asked, context).with_persona)
+        for context in (HISTORY, [HISTORY[index] for index in kept])
+    )
+    scorer = ScriptedScorer([-1.0, -2.0])
+    reply = chat_tokenizer.reply_ids("Malibu")
+    [scored] = contrast_replies(
+        scorer,
+        chat_tokenizer,
+        [Case(asked, HISTORY, "Malibu")],
+        max_length=len(fitting) + len(reply),
+    )
+    assert scorer.passes[0][:2] == ([fitting], [reply])
+    assert kept_items(HISTORY, dropped) == kept
+    assert scored.cut.items == tuple(index for index in range(4) if index not in kept)
+    assert scored.cut.tokens == len(whole) - len(fitting)
+
+
+def test_conversation_and_reply_are_never_cut(chat_tokenizer: ChatTokenizer) -> None:
+    long = case("Why? " * 50, "Because.", "I am 30.")
+    with pytest.raises(PromptTooLong, match="Shorten the conversation or the reply"):
+        contrast_replies(ScriptedScorer([0.0, 0.0]), chat_tokenizer, [long], max_length=60)

@@ -13,7 +13,10 @@ CONTEXT = [
     ContextItem("fact", "Has a dog"),
     *[ContextItem("text", f"text number {n} " * 3, f"query {n}") for n in range(4)],
 ]
-TORCH_FREE = ["tokens", "pir", "words", "prompt", "example", "adapter_files", "errors"]
+TORCH_FREE = [
+    *("tokens", "pir", "words", "prompt", "example", "adapter_files", "errors"),
+    *("cutting", "contrasting", "scorer"),
+]
 
 
 def test_an_example_is_the_prompt_pair_and_the_ended_reply(chat_tokenizer: ChatTokenizer) -> None:

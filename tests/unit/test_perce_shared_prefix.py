@@ -289,7 +289,9 @@ def test_the_trained_adapter_equals_that_of_separate_examples(checkpointing: boo
         group_size=4,
         gradient_checkpointing=checkpointing,
     )
-    shared, separate = reference_adapter(), reference_adapter()
+    # In float64: Adam divides by the gradient's size, which makes rounding of small ones large.
+    # What is left comes from norms, which transformers computes in float32 all the same.
+    shared, separate = reference_adapter().double(), reference_adapter().double()
     start = [p.detach().clone() for p in trained(separate)]
     train_adapter(shared, EXAMPLES, hyper)
     optimizer = torch.optim.AdamW(trained(separate), betas=hyper.betas, weight_decay=0)
@@ -305,7 +307,7 @@ def test_the_trained_adapter_equals_that_of_separate_examples(checkpointing: boo
     assert_same(
         [p.detach() - before for p, before in zip(trained(shared), start, strict=True)],
         moved,
-        1e-3,
+        1e-4,
     )
 
 

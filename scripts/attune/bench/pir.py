@@ -13,9 +13,9 @@ from perce.contrasting import Case, contrast_replies
 from perce.errors import AttuneError
 from perce.identification import Identification, Identified, by_pir, match_words, measure
 from perce.judge import judge_messages, judged
+from perce.local_scorer import LocalScorer
 from perce.pir import PERSONAL_THRESHOLD
-from perce.prompt import Message, fact_items, prompt_pair
-from perce.scorer import LocalScorer
+from perce.prompt import Message, fact_items
 from scripts.attune.bench.annotated import AnnotatedReply
 from scripts.attune.bench.base import load_base
 
@@ -119,20 +119,19 @@ def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
 def _percontrast(model: str) -> Method:
     base = load_base(model)
     scorer = LocalScorer(base.model)
+    longest = base.model.config.get_text_config().max_position_embeddings
 
     def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
         cases = [
             Case(
-                prompt_pair(
-                    [{"role": "user", "content": item.question}],
-                    fact_items(item.persona),
-                ),
+                [{"role": "user", "content": item.question}],
+                fact_items(item.persona),
                 item.answer,
             )
             for item in items
         ]
-        tokens = contrast_replies(scorer, base.tokenizer, cases)
-        return [by_pir(item.answer, own) for item, own in zip(items, tokens, strict=True)]
+        scored = contrast_replies(scorer, base.tokenizer, cases, max_length=longest)
+        return [by_pir(item.answer, own.tokens) for item, own in zip(items, scored, strict=True)]
 
     return find
 
