@@ -1,26 +1,31 @@
 """A user's history as training and held-out examples.
 
 Each example's persona context holds only items older than itself, chosen as serving
-chooses. The oldest 80 % train and the newest 20 %, three at least, gate. Which texts count
-as the user's own is decided where they are stored.
+chooses. Texts that share a context in training share one that is older than all of them.
+Which texts of a stored history are learnt from is `adapt.history`, which of those are
+trained on again `adapt.replay`.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from adapt.replay import Coverage, split_texts
 from perce.context import Candidate, select_context
 from perce.example import Example, ExampleTooLong, encode
 from perce.prompt import ContextItem
 from perce.retrieval import Encoder, Vectors
+from perce.shared_prefix_groups import time_groups
 from perce.tokens import ChatTokenizer
 
-HELD_OUT_SHARE = 0.2
-# A bootstrap over fewer texts says nothing.
-MIN_HELD_OUT = 3
+# As many as `server.context` considers.
+_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +64,59 @@ class ContextBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a history becomes a dataset.
+
+    Attributes:
+        budget: Size of each example's persona context.
+        max_length: Longest example in tokens, reply included.
+        group_size: Most training examples that share one context; 1 gives each its own.
+        replay_share: Share of texts in training that the version it goes on from has learnt,
+            at least 0 and below 1.
+        max_texts: Most texts to be learnt from, the newest ones; see `adapt.history`.
+        seed: Seeds which texts are replayed and which share a context.
+    """
+
+    budget: ContextBudget
+    max_length: int
+    group_size: int = 1
+    replay_share: float = 0.5
+    max_texts: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Examples, oldest first, and what was left out.
 
     Attributes:
         trained_position: Position of the newest text that was seen: newer ones are new.
-        too_long: Texts left out because they exceed the length limit even without context.
+        coverage: Which texts a version trained on this has learnt.
+        fingerprint: SHA-256 over the training examples, in hexadecimal.
+        replayed: How many of the training examples the version before had learnt already.
+        left_out: How many texts were left out, for each reason of `adapt.curation`.
+        trimmed: From how many texts a repeated paragraph was cut.
     """
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
     trained_position: float
-    too_long: int
+    coverage: Coverage
+    fingerprint: str
+    replayed: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    trimmed: int = 0
+
+    def counts(self) -> dict[str, Any]:
+        """What a refresh reports of its data, as JSON; `Coverage.of` finds its part in it."""
+        return {
+            "train": len(self.train),
+            "held_out": len(self.held_out),
+            "replayed": self.replayed,
+            "trimmed": self.trimmed,
+            "left_out": self.left_out,
+            "coverage": asdict(self.coverage),
+        }
 
     def save(self, file: Path) -> None:
         """Write the dataset, so that later steps of a refresh see the same examples."""
@@ -93,8 +139,14 @@ class Dataset:
                 for one in row[name]
             )
 
+        noted = row["coverage"]
         return cls(
-            examples("train"), examples("held_out"), row["trained_position"], row["too_long"]
+            **{
+                **row,
+                "train": examples("train"),
+                "held_out": examples("held_out"),
+                "coverage": Coverage(noted["newest_id"], tuple(noted["held_out"])),
+            }
         )
 
 
@@ -105,7 +157,7 @@ def build_dataset(
     budget: ContextBudget,
     max_length: int,
 ) -> Dataset:
-    """Turn a user's texts into examples.
+    """Turn texts into examples as they are, without curation and without replay.
 
     Args:
         texts: All texts of the user, in any order.
@@ -114,40 +166,120 @@ def build_dataset(
         budget: Size of each example's persona context.
         max_length: Longest example in tokens, reply included.
     """
-    ordered = sorted(texts, key=lambda text: (text.position, text.id))
-    examples, too_long = [], 0
-    for index, text in enumerate(ordered):
-        context = _context(text, ordered[:index], facts, tokenizer, budget)
-        query = [{"role": "user", "content": text.query}]
-        try:
-            examples.append(encode(tokenizer, query, context, text.text, max_length))
-        except ExampleTooLong:
-            too_long += 1
-    held_out = max(MIN_HELD_OUT, round(len(examples) * HELD_OUT_SHARE))
-    split = max(0, len(examples) - held_out)
-    newest = ordered[-1].position if ordered else 0.0
-    return Dataset(tuple(examples[:split]), tuple(examples[split:]), newest, too_long)
+    return assemble(texts, facts, tokenizer, Recipe(budget, max_length))
 
 
-def _context(
-    text: PastText,
-    earlier: Sequence[PastText],
+def assemble(
+    texts: Sequence[PastText],
     facts: Sequence[str],
     tokenizer: ChatTokenizer,
-    budget: ContextBudget,
-) -> list[ContextItem]:
-    """Choose what a chat with this query would have seen when the text was written."""
-    candidates = [
-        Candidate(f"fact:{i}", ContextItem("fact", fact), 0.0, i) for i, fact in enumerate(facts)
-    ]
-    candidates += [
-        Candidate(
-            f"text:{past.id}",
-            ContextItem("text", past.text, past.query),
-            float(np.dot(past.vector, text.query_vector)),
-            past.position,
-        )
-        for past in earlier
-    ]
-    chosen = select_context(candidates, budget.tokens, budget.texts, tokenizer.count)
-    return [candidate.item for candidate in chosen]
+    recipe: Recipe,
+    parent: Coverage | None = None,
+) -> Dataset:
+    """Split texts, and encode what is trained on and what is held out.
+
+    Args:
+        texts: Texts of the user, in any order.
+        facts: The user's profile facts.
+        tokenizer: The base model's.
+        recipe: How it is done; the number of texts is not looked at.
+        parent: What the version has learnt that training goes on from; None for none.
+    """
+    encoder = _ExampleEncoder(texts, facts, tokenizer, recipe)
+    ordered = encoder.ordered
+    fitting = [row for row in range(len(ordered)) if encoder.fits(row)]
+    split = split_texts(
+        [ordered[row].id for row in fitting], parent, recipe.replay_share, recipe.seed
+    )
+    trained = [fitting[at] for at in split.train]
+    held_out = [fitting[at] for at in split.held_out]
+    train = tuple(
+        example
+        for run in time_groups(len(trained), recipe.group_size, seed=recipe.seed)
+        for example in encoder.together(trained[run.start : run.stop])
+    )
+    too_long = len(ordered) - len(fitting)
+    return Dataset(
+        train,
+        tuple(example for row in held_out for example in encoder.together([row])),
+        trained_position=ordered[-1].position if ordered else 0.0,
+        coverage=Coverage(
+            max((text.id for text in ordered), default=0),
+            tuple(ordered[row].id for row in held_out),
+        ),
+        fingerprint=_fingerprint(train),
+        replayed=len(split.replayed),
+        left_out={"too_long": too_long} if too_long else {},
+    )
+
+
+class _ExampleEncoder:
+    """Encodes the examples of one user, each with a context from before its time."""
+
+    def __init__(
+        self,
+        texts: Sequence[PastText],
+        facts: Sequence[str],
+        tokenizer: ChatTokenizer,
+        recipe: Recipe,
+    ) -> None:
+        self._recipe = recipe
+        self._tokenizer = tokenizer
+        self._count: Callable[[str], int] = cache(tokenizer.count)
+        self._facts = [
+            Candidate(f"fact:{i}", ContextItem("fact", fact), 0.0, i)
+            for i, fact in enumerate(facts)
+        ]
+        # With those that are too long to be examples: a context may hold them all the same.
+        self.ordered = sorted(texts, key=lambda text: (text.position, text.id))
+        self._vectors = np.stack([text.vector for text in self.ordered]) if texts else None
+        self._bare = self._context(())
+
+    def fits(self, row: int) -> bool:
+        """Whether a text makes an example, if need be with facts alone for context."""
+        try:
+            self._encode(row, self._bare)
+        except ExampleTooLong:
+            return False
+        return True
+
+    def together(self, rows: Sequence[int]) -> list[Example]:
+        """Examples of texts, oldest first, with one context from before the first of them."""
+        context = self._context(rows)
+        return [self._encode(row, context) for row in rows]
+
+    def _encode(self, row: int, context: Sequence[ContextItem]) -> Example:
+        text = self.ordered[row]
+        query = [{"role": "user", "content": text.query}]
+        return encode(self._tokenizer, query, context, text.text, self._recipe.max_length)
+
+    def _context(self, rows: Sequence[int]) -> list[ContextItem]:
+        """Choose what chats with these queries would have seen when the first was answered.
+
+        For several queries, texts that are near to them on average.
+        """
+        candidates = list(self._facts)
+        if rows and self._vectors is not None:
+            earlier = rows[0]
+            query = np.mean([self.ordered[row].query_vector for row in rows], axis=0)
+            scores = self._vectors[:earlier] @ query
+            # Of equal ones the newest first, as when contexts are chosen.
+            nearest = np.lexsort((-np.arange(earlier), -scores))[:_CANDIDATES]
+            for row in nearest:
+                past = self.ordered[row]
+                item = ContextItem("text", past.text, past.query)
+                candidates.append(
+                    Candidate(f"text:{past.id}", item, float(scores[row]), past.position)
+                )
+        budget = self._recipe.budget
+        chosen = select_context(candidates, budget.tokens, budget.texts, self._count)
+        return [candidate.item for candidate in chosen]
+
+
+def _fingerprint(examples: Iterable[Example]) -> str:
+    digest = hashlib.sha256()
+    for one in examples:
+        for ids in (one.prompt_ids, one.prompt_ids_without, one.reply_ids):
+            digest.update(len(ids).to_bytes(4, "little"))
+            digest.update(np.asarray(ids, "<i4").tobytes())
+    return digest.hexdigest()

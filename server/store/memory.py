@@ -5,15 +5,21 @@ and cached search indexes stale. Choosing what a prompt sees is `server.context`
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, NotFoundError
-from server.store.tables import Fact, User, UserText
+from server.store import counters
+from server.store.tables import Fact, Interaction, User, UserText
+
+# More of a user's newest replies say nothing more about how the model speaks.
+_MOST_REPLIES = 10_000
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,16 @@ class NewText:
     def fingerprint(self) -> str:
         """Identify the text by what it says, so that a second import adds nothing."""
         return hashlib.sha256(f"{self.query}\0{self.text}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedReply:
+    """What the model answered a user, and whether the user endorsed it just as it is."""
+
+    query: str
+    text: str
+    endorsed: bool
+    time: datetime
 
 
 def add_fact(session: Session, user: User, text: str) -> Fact:
@@ -71,30 +87,29 @@ def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
 
     Returns:
         How many were new.
+
+    Raises:
+        BadRequestError: A text cannot be stored: it holds a NUL, or half a character.
     """
     known = set(session.scalars(select(UserText.fingerprint).where(UserText.user_id == user.id)))
     added = 0
+    rows: list[dict[str, Any]] = []
     for item in new:
-        fingerprint = item.fingerprint()
+        fingerprint = _checked(item).fingerprint()
         if fingerprint in known:
             continue
         known.add(fingerprint)
         added += 1
-        session.add(
-            UserText(
-                user_id=user.id,
-                query=item.query,
-                text=item.text,
-                position=item.position,
-                time=item.time,
-                source=item.source,
-                interaction_id=item.interaction_id,
-                fingerprint=fingerprint,
-            )
-        )
+        rows.append({"user_id": user.id, "fingerprint": fingerprint, **asdict(item)})
+        if len(rows) == _BATCH:
+            session.execute(insert(UserText), rows)
+            rows.clear()
+    if rows:
+        session.execute(insert(UserText), rows)
     if added:
         _touch(session, user)
         session.flush()
+        counters.texts_added(session, user.id, added)
     return added
 
 
@@ -107,6 +122,7 @@ def forget_endorsement(session: Session, user: User, interaction_id: str) -> Non
     ).all()
     if gone:
         _touch(session, user)
+        counters.recount(session, user.id)
 
 
 def texts(session: Session, user: User) -> Sequence[UserText]:
@@ -114,6 +130,52 @@ def texts(session: Session, user: User) -> Sequence[UserText]:
     return session.scalars(
         select(UserText).where(UserText.user_id == user.id).order_by(UserText.position, UserText.id)
     ).all()
+
+
+def logged_replies(session: Session, user: User) -> list[LoggedReply]:
+    """Return what the model last answered the user, newest first, 10,000 replies at most.
+
+    An edited reply is not endorsed as it is: the edit is what the user wants.
+    """
+    rows = session.execute(
+        select(
+            Interaction.messages,
+            Interaction.reply,
+            Interaction.feedback,
+            Interaction.edited,
+            Interaction.created_at,
+        )
+        .where(Interaction.user_id == user.id)
+        .order_by(Interaction.created_at.desc())
+        .limit(_MOST_REPLIES)
+    )
+    return [
+        LoggedReply(last_query(messages), reply, feedback == "up" and edited is None, at)
+        for messages, reply, feedback, edited, at in rows
+    ]
+
+
+def last_query(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the user asked last in a logged conversation, empty if it was not text."""
+    queries = [m.get("content") for m in messages if m["role"] == "user"]
+    return queries[-1] if queries and isinstance(queries[-1], str) else ""
+
+
+def is_storable(text: str) -> bool:
+    """Whether every store holds it: PostgreSQL takes no NUL, and none half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _checked(new: NewText) -> NewText:
+    if is_storable(new.query) and is_storable(new.text):
+        return new
+    raise BadRequestError(
+        "A text holds a NUL character or half of one (a lone surrogate): take it out."
+    )
 
 
 def _touch(session: Session, user: User) -> None:

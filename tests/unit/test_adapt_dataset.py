@@ -1,11 +1,17 @@
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scripted_engine import WordEncoder
 
-from adapt.dataset import ContextBudget, Dataset, PastText, build_dataset
-from perce.retrieval import Encoder
+from adapt.curation import StoredText
+from adapt.dataset import ContextBudget, Dataset, PastText, Recipe, assemble, build_dataset
+from adapt.history import History, learn_from
+from adapt.replay import Coverage
+from perce.retrieval import Encoder, Vectors
+from perce.shared_prefix_groups import shared_length
 from perce.tokens import ChatTokenizer
 
 BUDGET = ContextBudget(tokens=384, texts=3)
@@ -82,7 +88,7 @@ def test_texts_that_are_too_long_are_left_out_and_counted(
     dataset = build_dataset(
         past_texts(WordEncoder(), rows), FACTS, reference_tokenizer, BUDGET, 300
     )
-    assert dataset.too_long == 1
+    assert dataset.left_out == {"too_long": 1}
     assert len(dataset.train) + len(dataset.held_out) == 19
 
 
@@ -106,3 +112,95 @@ def test_a_saved_dataset_comes_back_equal(
     dataset = build(history, reference_tokenizer)
     dataset.save(tmp_path / "work" / "dataset.json")
     assert Dataset.load(tmp_path / "work" / "dataset.json") == dataset
+
+
+def grouped(
+    history: list[PastText], tokenizer: ChatTokenizer, group_size: int, seed: int = 0
+) -> Dataset:
+    return assemble(history, FACTS, tokenizer, Recipe(BUDGET, 2048, group_size, seed=seed))
+
+
+def test_texts_that_share_a_context_share_only_what_is_older_than_all_of_them(
+    reference_tokenizer: ChatTokenizer,
+) -> None:
+    rows = [(f"Write about thing {i}.", f"unmistakable{i} words here") for i in range(60)]
+    dataset = grouped(past_texts(WordEncoder(), rows), reference_tokenizer, group_size=4)
+    assert (len(dataset.train), len(dataset.held_out)) == (48, 12)
+    contexts = []
+    for index, example in enumerate((*dataset.train, *dataset.held_out)):
+        own = reference_tokenizer.decode(example.prompt_ids).split("Write about")[:-1]
+        prompt = " ".join(own)
+        seen = frozenset(i for i in range(60) if f"unmistakable{i} " in prompt)
+        assert seen <= set(range(index))
+        # A run may begin at the third text: its second one, too, sees two.
+        assert len(seen) == BUDGET.texts or index <= BUDGET.texts
+        contexts.append(seen)
+    shared = [i for i in range(1, 48) if contexts[i] == contexts[i - 1]]
+    # Most share one, some stand alone as in serving; held-out ones have their own.
+    assert 15 <= len(shared) <= 45
+    assert len(set(contexts[48:])) > 8
+
+
+def test_groups_share_a_long_prefix(reference_tokenizer: ChatTokenizer) -> None:
+    rows = [(f"Write about thing {i}.", f"unmistakable{i} words here") for i in range(40)]
+    train = grouped(past_texts(WordEncoder(), rows), reference_tokenizer, group_size=4).train
+    common = [shared_length(a.prompt_ids, b.prompt_ids) for a, b in pairwise(train)]
+    persona = min(len(one.prompt_ids) - len(one.prompt_ids_without) for one in train[8:])
+    assert sum(length >= persona for length in common) > len(train) / 3
+
+
+def test_a_group_size_of_one_gives_each_text_its_own_context(
+    history: list[PastText], reference_tokenizer: ChatTokenizer
+) -> None:
+    alone = grouped(history, reference_tokenizer, group_size=1, seed=7)
+    assert alone == build(history, reference_tokenizer)
+
+
+def test_the_fingerprint_tells_what_was_trained_on(
+    history: list[PastText], reference_tokenizer: ChatTokenizer
+) -> None:
+    def fingerprint(texts: list[PastText], facts: tuple[str, ...] = FACTS) -> str:
+        return build_dataset(texts, facts, reference_tokenizer, BUDGET, 2048).fingerprint
+
+    assert fingerprint(history) == fingerprint(history[::-1])
+    assert len(fingerprint(history)) == 64
+    assert fingerprint(history) != fingerprint([*history[1:]])
+    assert fingerprint(history) != fingerprint(history, ("I keep ants.",))
+
+
+def test_a_refresh_replays_a_share_of_what_was_learnt(
+    reference_tokenizer: ChatTokenizer,
+) -> None:
+    rows = [(f"Write about thing {i}.", f"unmistakable{i} words here") for i in range(150)]
+    texts = past_texts(WordEncoder(), rows)
+    recipe = Recipe(BUDGET, 2048, replay_share=0.25)
+    first = assemble(texts[:60], FACTS, reference_tokenizer, recipe)
+    assert first.coverage == Coverage(60, tuple(range(49, 61)))
+    second = assemble(texts, FACTS, reference_tokenizer, recipe, first.coverage)
+    # 150 texts: 30 are held out, 102 were not learnt, of which 72 are trained on now.
+    assert (len(second.held_out), second.replayed, len(second.train)) == (30, 24, 96)
+    replies = [reference_tokenizer.decode(one.reply_ids) for one in second.train]
+    assert replies[-72:] == [text.text for text in texts[48:120]]
+
+
+def test_a_stored_vector_spares_the_encoder(reference_tokenizer: ChatTokenizer) -> None:
+    encoder = CountingEncoder()
+    rows = [(f"Write about thing {i}.", f"unmistakable{i} words here") for i in range(8)]
+    vectors = WordEncoder().encode([f"{query}\n{text}" for query, text in rows])
+    stored = [
+        StoredText(i + 1, *row, float(i), embedding=vectors[i].tobytes() if i else None)
+        for i, row in enumerate(rows)
+    ]
+    dataset = learn_from(History(stored, FACTS), encoder, reference_tokenizer, Recipe(BUDGET, 2048))
+    assert encoder.encoded == 9  # eight queries, and the text without a vector
+    assert dataset.train == build(past_texts(WordEncoder(), rows), reference_tokenizer).train
+
+
+class CountingEncoder(WordEncoder):
+    """Counts what it encodes."""
+
+    encoded = 0
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        self.encoded += len(texts)
+        return super().encode(texts)

@@ -1,12 +1,14 @@
 import gzip
 import json
+import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import BadRequestError
-from server.history import MAX_LINE_CHARS, read_history
+from server.errors import BadRequestError, TooLargeError
+from server.history import MAX_LINE_CHARS, HistoryFile, read_history
 
 
 def lines(*rows: object) -> bytes:
@@ -107,3 +109,92 @@ def test_any_text_survives_the_file(texts: list[str]) -> None:
     clean = [t if t.strip() else "x" for t in clean]
     found = read_history(lines(*({"query": "", "text": text} for text in clean)))
     assert [text.text for text in found.texts] == clean
+
+
+def peak_of(read: Callable[[], object]) -> int:
+    """Most memory that Python held while this ran, in bytes."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+ONE = json.dumps({"query": "q", "text": "one"}).encode()
+TWO = json.dumps({"query": "q", "text": "two"}).encode()
+
+
+def test_a_line_of_50_mb_is_named_and_never_held() -> None:
+    block = gzip.compress(b"x" * 2**20)
+    # Members of a gzip file follow each other; this is the line's start, its 50 MB and its end.
+    start, end = ONE + b'\n{"query": "q", "text": "', b'"}\n' + TWO
+    data = gzip.compress(start) + block * 50 + gzip.compress(end)
+    found: list[HistoryFile] = []
+    assert peak_of(lambda: found.append(read_history(data))) < 8 * 2**20
+    assert [text.text for text in found[0].texts] == ["one", "two"]
+    ((line, reason),) = [(error.line, error.reason) for error in found[0].errors]
+    assert (line, reason) == (2, "longer than 100,000 characters")
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        (b"x" * 2**20, "256 MiB"),
+        (b"\n" * 2**20, "200,000 lines"),
+    ],
+    ids=["one line", "empty lines"],
+)
+def test_a_gzip_bomb_is_refused_in_little_memory(block: bytes, words: str) -> None:
+    bomb = gzip.compress(block) * 1024
+    assert len(bomb) < 3 * 2**20
+
+    def read() -> None:
+        with pytest.raises(TooLargeError, match=words):
+            read_history(bomb)
+
+    assert peak_of(read) < 8 * 2**20
+
+
+def test_thousands_of_bad_lines_are_all_named() -> None:
+    found = read_history(b"x\n" * 5_000 + ONE)
+    assert [error.line for error in found.errors] == list(range(1, 5_001))
+    assert len(found.texts) == 1
+
+
+def test_a_line_of_just_the_length_is_taken() -> None:
+    line = b'{"text": "' + b"x" * (MAX_LINE_CHARS - 12) + b'"}'
+    assert len(line) == MAX_LINE_CHARS
+    assert len(read_history(line + b"\n" + line).texts) == 2
+
+
+def test_a_byte_order_mark_is_no_error() -> None:
+    assert read_history(b"\xef\xbb\xbf" + ONE + b"\r\n" + TWO).errors == []
+
+
+POISON = {
+    "NUL": {"text": "a\0b"},
+    "surrogate": {"text": "half a \ud83d face"},
+    "surrogate query": {"query": "\udc80", "text": "t"},
+    "NUL in an edit": {"messages": [{"role": "assistant", "content": "x"}], "edited": "a\0b"},
+    "no number": {"text": "t", "order": float("nan")},
+    "endless": {"text": "t", "order": float("inf")},
+    "huge": {"text": "t", "order": 10**400},
+    "before the first day": {"text": "t", "time": "0001-01-01T00:00:00+14:00"},
+    "after the last day": {"text": "t", "time": "9999-12-31T23:59:59-14:00"},
+    "no role": {"messages": [{"content": "x"}], "feedback": "up"},
+    "parts": {"messages": [{"role": "assistant", "content": [1]}], "feedback": "up"},
+}
+
+
+@pytest.mark.parametrize("row", POISON.values(), ids=POISON.keys())
+def test_what_no_store_can_hold_is_a_bad_line(row: dict[str, object]) -> None:
+    found = read_history(lines(row, {"query": "q", "text": "good"}))
+    assert [error.line for error in found.errors] == [1]
+    assert [text.text for text in found.texts] == ["good"]
+
+
+def test_marks_of_writing_direction_and_emoji_are_kept() -> None:
+    texts = ["\u202eright to left\u202c", "\u200f\u0645\u0631\u062d", "😀🍞", "Grüße, 日本語"]
+    found = read_history(lines(*({"text": text} for text in texts)))
+    assert [text.text for text in found.texts] == texts

@@ -1,0 +1,105 @@
+"""From a user's stored history to a dataset: curated, embedded, free of control words.
+
+Prompt injections in it are data like the rest, and cannot become more: no text opens or
+closes a message, in whichever prompt it ends up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from adapt.curation import StoredText, curate, explain
+from adapt.dataset import Dataset, PastText, Recipe, assemble
+from adapt.errors import NothingToLearnError
+from adapt.replay import Coverage
+from adapt.voice import ModelVoice
+from perce.retrieval import Encoder
+from perce.tokens import ChatTokenizer
+from server.store.memory import LoggedReply
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the store knows of a user: texts, facts, and what the model replied."""
+
+    texts: Sequence[StoredText]
+    facts: Sequence[str]
+    replies: Sequence[LoggedReply] = ()
+
+
+def learn_from(
+    history: History,
+    encoder: Encoder,
+    tokenizer: ChatTokenizer,
+    recipe: Recipe,
+    parent: Coverage | None = None,
+) -> Dataset:
+    """Turn a user's stored history into examples.
+
+    Args:
+        history: What is known of the user.
+        encoder: Embeds what has no vector yet.
+        tokenizer: The base model's.
+        recipe: How the dataset is made.
+        parent: What the version has learnt that training goes on from; None for none.
+
+    Raises:
+        NothingToLearnError: No text is left to train on; the message says what became of them.
+    """
+    curated = curate(
+        history.texts, ModelVoice(history.replies), tokenizer, recipe.max_length, recipe.max_texts
+    )
+    facts = [tokenizer.pulled_apart(_repaired(fact)) for fact in history.facts]
+    past = _embedded(curated.texts, encoder, tokenizer)
+    built = assemble(past, facts, tokenizer, recipe, parent)
+    left_out = dict(curated.left_out)
+    for reason, count in built.left_out.items():
+        left_out[reason] = left_out.get(reason, 0) + count
+    if not built.train:
+        raise NothingToLearnError(
+            f"Of {len(history.texts)} texts {len(built.held_out)} can be learnt from, which is "
+            f"too few (left out: {explain(left_out) or 'none'}): import more, in the user's own "
+            f"words and of at most {recipe.max_length} tokens with their query."
+        )
+    return replace(
+        built,
+        left_out=left_out,
+        trimmed=curated.trimmed,
+        # What was left out was seen too: it makes nobody due again.
+        trained_position=max(text.position for text in history.texts),
+        coverage=replace(built.coverage, newest_id=max(text.id for text in history.texts)),
+    )
+
+
+def _embedded(
+    texts: Sequence[StoredText], encoder: Encoder, tokenizer: ChatTokenizer
+) -> list[PastText]:
+    """Give texts their vectors, stored ones where there are any, and disarm control words."""
+    if not texts:
+        return []
+    queries = encoder.encode([text.query for text in texts])
+    known = [np.frombuffer(text.embedding or b"", np.float32) for text in texts]
+    # Of another size are vectors of another encoder.
+    bare = [row for row, vector in enumerate(known) if vector.shape != queries[0].shape]
+    made = (
+        encoder.encode([f"{texts[row].query}\n{texts[row].text}" for row in bare]) if bare else ()
+    )
+    for row, vector in zip(bare, made, strict=True):
+        known[row] = vector
+    return [
+        PastText(
+            text.id,
+            tokenizer.pulled_apart(text.query),
+            tokenizer.pulled_apart(text.text),
+            text.position,
+            vector,
+            query,
+        )
+        for text, vector, query in zip(texts, known, queries, strict=True)
+    ]
+
+
+def _repaired(fact: str) -> str:
+    """A fact without what cannot be tokenized; texts with such characters are left out."""
+    return fact.encode(errors="replace").decode().replace("\0", " ")
