@@ -4,24 +4,37 @@ The model is loaded at the first refresh and kept: it is the same for all users,
 adapters come and go. One refresh at a time uses it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import Self
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from adapt.gate import HeldOutLosses
+from adapt.errors import CandidateRefusedError
+from adapt.gate import GeneralLosses, HeldOutLosses
+from adapt.general import GeneralSet
+from adapt.membership import LearntLosses
+from adapt.word_order import OrderLosses, shuffle_words
 from perce.adapter import load_adapter, new_adapter, remove_adapter, save_adapter
-from perce.adapter_files import model_fingerprint
+from perce.adapter_files import AdapterError, BrokenWeights, check_adapter, model_fingerprint
 from perce.evaluate import ExampleLoss, held_out_losses, personal_mask
 from perce.example import Example
+from perce.fleet import FleetSize, Member, train_fleet
+from perce.fleet_size import choose_fleet_size
 from perce.hyperparameters import Hyperparameters
 from perce.model import load_model
 from perce.tokens import ChatTokenizer
-from perce.train import Step, train_adapter
+from perce.train import Step, TrainResult, train_adapter
+
+# Enough for a difference to show; scoring a long history would take as long as training on it.
+_MOST_LEARNT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +54,48 @@ class TrainingSummary:
     last_loss: float
     mean_weight: float
 
+    @classmethod
+    def of(cls, result: TrainResult) -> Self:
+        """Sum a finished run up."""
+        steps = result.steps
+        return cls(
+            steps=len(steps),
+            tokens=result.tokens,
+            seconds=result.seconds,
+            first_loss=steps[0].loss,
+            last_loss=steps[-1].loss,
+            mean_weight=sum(step.mean_weight for step in steps) / len(steps),
+        )
+
 
 class Trainer:
-    """Trains and judges adapters over one frozen base model."""
+    """Trains and judges adapters over one frozen base model.
 
-    def __init__(self, model: str, tokenizer: ChatTokenizer) -> None:
+    Args:
+        model: A Hugging Face model name or a local folder.
+        tokenizer: Its tokenizer.
+        device: Where training runs, as PyTorch names it; chosen if None.
+        max_rank: Largest rank that the engines serve; None for any.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: ChatTokenizer,
+        device: str | None = None,
+        max_rank: int | None = None,
+    ) -> None:
         self._name = model
+        self._device = device
+        self._max_rank = max_rank
         self.tokenizer = tokenizer
+
+    def release(self) -> None:
+        """Give the device's memory back; the model is loaded again at the next use."""
+        self.__dict__.pop("_base", None)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @property
     def base_fingerprint(self) -> str:
@@ -74,38 +122,112 @@ class Trainer:
         Raises:
             AdapterError: `start` is broken, or is for another base model.
             TrainingDiverged: The loss is not finite.
+            CandidateRefusedError: The trained weights are not.
         """
         with self._adapted(hyper, start) as model:
             result = train_adapter(model, examples, hyper, on_step)
-            save_adapter(model, folder)
-        steps = result.steps
-        return TrainingSummary(
-            steps=len(steps),
-            tokens=result.tokens,
-            seconds=result.seconds,
-            first_loss=steps[0].loss,
-            last_loss=steps[-1].loss,
-            mean_weight=sum(step.mean_weight for step in steps) / len(steps),
-        )
+            try:
+                save_adapter(model, folder)
+            except BrokenWeights as error:
+                raise _refused(error) from error
+        return TrainingSummary.of(result)
+
+    def train_fleet(
+        self,
+        members: Mapping[str, Member],
+        size: FleetSize,
+        on_step: Callable[[str, Step], None],
+    ) -> dict[str, TrainingSummary | Exception]:
+        """Train several users' adapters at once and write their folders.
+
+        Args:
+            members: The users, by any name.
+            size: How many at once.
+            on_step: Called with the name after each of a user's steps; what it raises ends
+                that user's training.
+
+        Returns:
+            For each user how it went, or the error that ended it.
+        """
+        outcomes = train_fleet(self._base, members, size, on_step)
+        return {
+            name: outcome if isinstance(outcome, Exception) else TrainingSummary.of(outcome)
+            for name, outcome in outcomes.items()
+        }
+
+    def fleet_size(self, examples: Sequence[Example], hyper: Hyperparameters) -> FleetSize:
+        """Find out how many users like this one the device trains best at once."""
+        return choose_fleet_size(self._base, examples, hyper)
 
     def held_out_losses(
-        self, examples: Sequence[Example], incumbent: Path | None, candidate: Path
+        self,
+        examples: Sequence[Example],
+        incumbent: Path | None,
+        candidate: Path,
+        learnt: Sequence[Example] = (),
     ) -> HeldOutLosses:
-        """Score base, incumbent and candidate on the same held-out examples.
+        """Score base, incumbent and candidate on the same examples, and on the general set.
+
+        Args:
+            examples: Held out from training.
+            incumbent: The adapter that answers now; None for the base model.
+            candidate: The adapter that is to answer.
+            learnt: What the candidate was trained on, oldest first; the newest are scored.
 
         Raises:
-            AdapterError: An adapter's files are broken, or are for another base model.
+            CandidateRefusedError: The candidate could not be served, whatever its losses.
+            AdapterError: The incumbent's files are broken, or are for another base model.
         """
-        return HeldOutLosses(
-            base=held_out_losses(self._base, examples),
-            incumbent=None if incumbent is None else self._losses_with(incumbent, examples),
-            candidate=self._losses_with(candidate, examples),
-            personal=personal_mask(self._base, examples),
+        self.check(candidate)
+        held_out, newest = list(examples), list(learnt[-_MOST_LEARNT:])
+        known, general = newest if incumbent else [], self._general.replies
+        losses = iter(self._losses_with(candidate, [*held_out, *known, *general]))
+        own, own_known, replies = (
+            list(islice(losses, len(part))) for part in (held_out, known, general)
         )
+        old, old_known = None, []
+        if incumbent is not None:
+            found = self._losses_with(incumbent, [*held_out, *known])
+            old, old_known = found[: len(held_out)], found[len(held_out) :]
+        return HeldOutLosses(
+            base=held_out_losses(self._base, held_out),
+            incumbent=old,
+            candidate=own,
+            personal=personal_mask(self._base, held_out),
+            general=GeneralLosses(self._general_base, replies),
+            order=self._order(newest) if newest else None,
+            learnt=LearntLosses(old_known, own_known) if known else None,
+        )
+
+    def check(self, candidate: Path) -> None:
+        """Refuse an adapter that no engine could serve on this base model.
+
+        Raises:
+            CandidateRefusedError: It touches the embeddings or the output layer, is broken,
+                not finite, of a rank that is not served, or for another base model.
+        """
+        try:
+            check_adapter(candidate, self._name, self._max_rank)
+        except AdapterError as error:
+            raise _refused(error) from error
+
+    @cached_property
+    def _general(self) -> GeneralSet:
+        return GeneralSet.load(self.tokenizer)
+
+    @cached_property
+    def _general_base(self) -> list[ExampleLoss]:
+        """The base model's losses on the general set: scored once."""
+        return held_out_losses(self._base, self._general.replies)
+
+    def _order(self, texts: Sequence[Example]) -> OrderLosses:
+        copies = [shuffle_words(one, self.tokenizer, seed) for seed, one in enumerate(texts)]
+        losses = held_out_losses(self._base, [*texts, *copies])
+        return OrderLosses(losses[: len(texts)], losses[len(texts) :])
 
     @cached_property
     def _base(self) -> PreTrainedModel:
-        return load_model(self._name)
+        return load_model(self._name, self._device)
 
     def _losses_with(self, folder: Path, examples: Sequence[Example]) -> list[ExampleLoss]:
         model = load_adapter(self._base, folder, trainable=False)
@@ -122,3 +244,7 @@ class Trainer:
             yield model
         finally:
             remove_adapter(model)
+
+
+def _refused(error: AdapterError) -> CandidateRefusedError:
+    return CandidateRefusedError(f"The candidate was refused before it was scored: {error}")

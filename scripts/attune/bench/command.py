@@ -5,7 +5,7 @@ command has to wait for.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +13,30 @@ from rich.console import Console
 from scripts.attune.session import AsJson
 
 REFERENCE = Path(__file__).parents[3] / "perce" / "reference"
+
+Model = Annotated[str, typer.Option(help="Base model: a name or a folder.")]
+Shape = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        exists=True,
+        dir_okay=False,
+        help="A Hugging Face config.json: random weights of that shape.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Such as cpu or cuda:0; default: CUDA if there is.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(help="Of the base's weights; default: bfloat16 on CUDA, float32 on CPUs."),
+]
+Autocast = Annotated[
+    bool, typer.Option("--autocast", help="Matrix products in bfloat16, as the option of training.")
+]
+PromptTokens = Annotated[int, typer.Option("--prompt", min=1, help="Tokens with persona.")]
+WithoutTokens = Annotated[
+    int, typer.Option("--without", min=1, help="Tokens of the prompt without persona.")
+]
+ReplyTokens = Annotated[int, typer.Option("--reply", min=1, help="Tokens of the reply.")]
 
 app = typer.Typer(help="Measure the method on a local model.", no_args_is_help=True)
 
@@ -107,3 +131,131 @@ def users(
         typer.echo(report.as_json(compared, settings))
     else:
         Console().print(report.as_table(compared))
+
+
+@app.command()
+def step(
+    prompt: PromptTokens = 1364,
+    without: WithoutTokens = 96,
+    reply: ReplyTokens = 200,
+    batch: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 4,
+    group_size: Annotated[int, typer.Option(min=1, help="Examples that share a persona.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="Steps of each kind that are timed.")] = 10,
+    model: Model = str(REFERENCE),
+    config: Shape = None,
+    device: Device = "",
+    dtype: Dtype = None,
+    autocast: Autocast = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time a PerCE step against a cross-entropy step, and print the floor of their ratio."""
+    from perce.hyperparameters import Hyperparameters
+    from scripts.attune.bench import step as benchmark
+    from scripts.attune.bench.speed import Lengths, Machine, open_model
+
+    machine = Machine.named(device, dtype)
+    hyper = Hyperparameters(
+        epochs=1, batch_size=batch, group_size=group_size, autocast=autocast, warmup=0.0
+    )
+    base = open_model(model, config, machine)
+    times = benchmark.measure(base, Lengths(prompt, without, reply), hyper, pairs)
+    if as_json:
+        typer.echo(benchmark.as_json(times))
+    else:
+        Console().print(benchmark.as_table(times, str(machine)))
+
+
+@app.command()
+def refresh(
+    count: Annotated[int, typer.Option("--users", min=1, help="Users to refresh.")] = 3,
+    texts: Annotated[int, typer.Option(min=1, help="Training texts of each.")] = 40,
+    prompt: PromptTokens = 1364,
+    without: WithoutTokens = 96,
+    reply: ReplyTokens = 200,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a user's texts.")] = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Examples of an optimizer step.")] = 8,
+    plain_batch: Annotated[
+        int, typer.Option(min=1, help="Examples that the plain loop puts forward together.")
+    ] = 4,
+    group_size: Annotated[int, typer.Option(min=1, help="Examples that share a persona.")] = 8,
+    alone: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Group by time as a refresh does, with this share alone."
+        ),
+    ] = None,
+    model: Model = str(REFERENCE),
+    config: Shape = None,
+    device: Device = "",
+    dtype: Dtype = None,
+    autocast: Autocast = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count users refreshed per hour, by a plain PEFT loop and by ours."""
+    from perce.hyperparameters import Hyperparameters, rate_for_width
+    from scripts.attune.bench import refresh as benchmark
+    from scripts.attune.bench.speed import Lengths, Machine, open_model
+
+    machine = Machine.named(device, dtype)
+    base = open_model(model, config, machine)
+    hyper = Hyperparameters(
+        epochs=epochs,
+        batch_size=batch,
+        group_size=group_size,
+        autocast=autocast,
+        learning_rate=rate_for_width(base.config.get_text_config().hidden_size),
+    )
+    users = benchmark.Users(count, texts, Lengths(prompt, without, reply), alone)
+    speeds = benchmark.measure(base, users, hyper, plain_batch)
+    if as_json:
+        typer.echo(benchmark.as_json(speeds))
+    else:
+        Console().print(benchmark.as_table(speeds, str(machine)))
+
+
+@app.command()
+def gate(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Users' texts, or a task of LongLaMP."),
+    ],
+    count: Annotated[int, typer.Option("--users", min=2, help="Users to take.")] = 20,
+    model: Model = str(REFERENCE),
+    texts: Annotated[int, typer.Option(min=5, help="Newest texts taken of each user.")] = 40,
+    context_tokens: Annotated[int, typer.Option(min=0, help="Most tokens of a context.")] = 384,
+    context_texts: Annotated[int, typer.Option(min=0, help="Most texts in a context.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over a user's texts.")] = 3,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest example in tokens.")] = 2048,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    work: Annotated[
+        Path | None, typer.Option(help="Keep adapters and verdicts here, and go on from them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put adapters through the gate: of the user's own texts, another's, and shuffled words."""
+    from adapt.dataset import ContextBudget
+    from adapt.thresholds import GateThresholds
+    from perce.hyperparameters import Hyperparameters, rate_for_width
+    from perce.model import hidden_size
+    from perce.retrieval import Encoder
+    from scripts.attune.bench import gate as benchmark
+    from scripts.attune.bench import gate_report as report
+    from scripts.attune.bench.users.subject import read_writers
+
+    writers = read_writers(file, texts)[:count]
+    trainer = benchmark.load_trainer(model, threads)
+    settings = benchmark.GateSettings(
+        texts,
+        ContextBudget(context_tokens, context_texts),
+        Hyperparameters(
+            epochs=epochs, max_length=max_length, learning_rate=rate_for_width(hidden_size(model))
+        ),
+        GateThresholds(),
+    )
+    with benchmark.workplace(work) as place:
+        bench = benchmark.GateBench(writers, Encoder(), trainer, settings, place)
+        outcomes = bench.run(Console(stderr=True).print)
+    if as_json:
+        typer.echo(report.as_json(outcomes, settings))
+    else:
+        Console().print(report.as_table(outcomes))

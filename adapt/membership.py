@@ -1,0 +1,96 @@
+"""Was a candidate trained on this user's texts, or on something else?
+
+Held-out loss alone cannot tell: texts of another person in the same kind of language often
+lower it as well. What only training on the user's own texts does is to lower the loss more
+on those than on texts that nothing was trained on. This is the loss-based membership test
+(Yeom et al. 2018, "Privacy risk in machine learning"), calibrated by another model's loss on
+the same texts (Watson et al. 2022), here by that of the version to be replaced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perce.evaluate import ExampleLoss
+
+
+@dataclass(frozen=True, slots=True)
+class LearntLosses:
+    """Losses on texts that the candidate is said to have learnt.
+
+    Attributes:
+        incumbent: Of the version to be replaced.
+        candidate: Of the candidate, on the same texts in the same order.
+    """
+
+    incumbent: Sequence[ExampleLoss]
+    candidate: Sequence[ExampleLoss]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """How much more a candidate gained on texts that it should have learnt than on held-out ones.
+
+    Attributes:
+        gap: Gain on learnt minus gain on held-out texts, in nats per token.
+        low: Lower end of the gap's confidence interval.
+        high: Upper end.
+    """
+
+    gap: float
+    low: float
+    high: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether it was trained on them beyond chance: the whole interval is above zero."""
+        return self.low > 0
+
+
+def membership(
+    learnt: LearntLosses,
+    held_out: LearntLosses,
+    *,
+    confidence: float = 0.95,
+    n: int = 2000,
+    seed: int = 0,
+) -> Membership:
+    """Compare the gains on learnt and on held-out texts by a bootstrap of both.
+
+    A candidate that saw neither gains alike on both, or less on the learnt ones, which the
+    incumbent knew better; so it passes with a chance of at most (1 - confidence) / 2.
+
+    Args:
+        learnt: Losses on texts that training used.
+        held_out: Losses on texts that neither of the two was trained on.
+        confidence: Coverage of the interval.
+        n: Resamples, each of both kinds of texts with replacement.
+        seed: Seeds the resampling.
+    """
+    draw = np.random.default_rng(seed)
+    gaps_n = _resampled_gains(learnt, n, draw) - _resampled_gains(held_out, n, draw)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(gaps_n, [tail, 1 - tail])
+    gap = np.subtract(*(_gains(one).sum() / _tokens(one).sum() for one in (learnt, held_out)))
+    return Membership(float(gap), float(low), float(high))
+
+
+def _resampled_gains(
+    losses: LearntLosses, n: int, draw: np.random.Generator
+) -> NDArray[np.float64]:
+    gains_K, tokens_K = _gains(losses), _tokens(losses)
+    draws_nK = draw.integers(len(gains_K), size=(n, len(gains_K)))
+    resampled_n: NDArray[np.float64] = gains_K[draws_nK].sum(1) / tokens_K[draws_nK].sum(1)
+    return resampled_n
+
+
+def _gains(losses: LearntLosses) -> NDArray[np.float64]:
+    """How much lower the candidate's loss is, summed over the tokens of each of K texts."""
+    pairs = zip(losses.incumbent, losses.candidate, strict=True)
+    return np.array([(old.token_losses - new.token_losses).sum() for old, new in pairs])
+
+
+def _tokens(losses: LearntLosses) -> NDArray[np.int64]:
+    return np.array([loss.token_losses.size for loss in losses.candidate])
