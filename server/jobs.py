@@ -5,19 +5,19 @@ imports them. The queue's database is made by the worker at its first start.
 """
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from math import ceil
 from threading import Lock
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
-from croniter import croniter
-from dbos import DBOSClient
+from dbos import DBOSClient, EnqueueOptions
 from dbos import error as dbos_error
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.errors import BadRequestError, JobsUnavailableError
+from server.errors import JobsUnavailableError
+from server.refreshes import Origin
+from server.schedule import Schedule
 
 APP = "attune"
 REFRESH_QUEUE = "refresh"
@@ -26,49 +26,15 @@ UPKEEP_QUEUE = "upkeep"
 REFRESH_WORKFLOW = "attune_refresh"
 DRAIN_WORKFLOW = "attune_drain"
 NIGHTLY_WORKFLOW = "attune_nightly"
+WINDOW_WORKFLOW = "attune_window"
+ONLINE_WORKFLOW = "attune_online"
 SCHEDULE = "nightly"
-DEFAULT_CRON = "0 3 * * *"
-DEFAULT_MIN_NEW_TEXTS = 10
+# The queue takes the lowest first: who asked for a refresh does not wait for the night's.
+PRIORITIES: dict[Origin, int] = {"manual": 1, "online": 2, "nightly": 3}
+# Online rounds are held at whole minutes, so that many arrivals share one.
+_ONLINE_EVERY_S = 60
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """When due users are refreshed, and how many new texts make a user due."""
-
-    cron: str
-    timezone: str
-    paused: bool
-    min_new_texts: int
-
-    def next_run(self, after: datetime | None = None) -> datetime | None:
-        """Return the next time that the schedule fires, in UTC; None while paused."""
-        if self.paused:
-            return None
-        local = (after or datetime.now(UTC)).astimezone(ZoneInfo(self.timezone))
-        following: datetime = croniter(self.cron, local).get_next(datetime)
-        return following.astimezone(UTC)
-
-
-def check_schedule(cron: str, timezone: str, min_new_texts: int) -> None:
-    """Refuse a schedule that could never run.
-
-    Raises:
-        BadRequestError: The expression, the zone or the number is none.
-    """
-    if len(cron.split()) != 5 or not croniter.is_valid(cron):
-        raise BadRequestError(
-            f"{cron!r} is no cron expression: give five fields, such as '0 3 * * *' for 3 a.m."
-        )
-    try:
-        ZoneInfo(timezone)
-    except (KeyError, ValueError, OSError):
-        raise BadRequestError(
-            f"{timezone!r} is no time zone: use a name such as 'Europe/Berlin'."
-        ) from None
-    if min_new_texts < 1:
-        raise BadRequestError("'min_new_texts' must be at least 1.")
 
 
 class Jobs:
@@ -84,21 +50,38 @@ class Jobs:
         if self._client is not None:
             self._client.destroy()
 
-    def refresh(self, refresh_id: str) -> None:
-        """Enqueue a refresh; its id makes a second call add nothing.
+    def refresh(
+        self, refresh_ids: Sequence[str], workflow_id: str, origin: Origin = "manual"
+    ) -> None:
+        """Enqueue the refreshes of a fleet, or of one user; a second call adds nothing.
+
+        Args:
+            refresh_ids: The refreshes' ids, in their order.
+            workflow_id: That of their rows; for a single refresh its own id.
+            origin: Decides who waits for whom.
 
         Raises:
             JobsUnavailableError: The queue cannot be reached.
         """
-        self._enqueue(REFRESH_QUEUE, REFRESH_WORKFLOW, refresh_id, refresh_id)
+        self._enqueue(
+            REFRESH_QUEUE,
+            REFRESH_WORKFLOW,
+            workflow_id,
+            list(refresh_ids),
+            priority=PRIORITIES[origin],
+        )
 
-    def drain(self, user_id: int) -> None:
+    def drain(self, user_id: int, workflow_id: str | None = None) -> None:
         """Enqueue the unloading of a user's retired versions.
 
+        Args:
+            user_id: Whose.
+            workflow_id: Makes a second call with the same one add nothing.
+
         Raises:
             JobsUnavailableError: The queue cannot be reached.
         """
-        self._enqueue(UPKEEP_QUEUE, DRAIN_WORKFLOW, str(uuid.uuid4()), user_id)
+        self._enqueue(UPKEEP_QUEUE, DRAIN_WORKFLOW, workflow_id or str(uuid.uuid4()), user_id)
 
     def schedule(self) -> Schedule:
         """Return the schedule.
@@ -109,22 +92,21 @@ class Jobs:
         row = self._call(lambda client: client.get_schedule(SCHEDULE))
         if row is None:
             raise JobsUnavailableError()
-        context = row["context"] or {}
-        return Schedule(
-            cron=row["schedule"],
-            timezone=row["cron_timezone"] or "UTC",
-            paused=row["status"] != "ACTIVE",
-            min_new_texts=context.get("min_new_texts", DEFAULT_MIN_NEW_TEXTS),
+        return Schedule.from_json(
+            {
+                **(row["context"] or {}),
+                "cron": row["schedule"],
+                "timezone": row["cron_timezone"] or "UTC",
+                "paused": row["status"] != "ACTIVE",
+            }
         )
 
     def set_schedule(self, schedule: Schedule) -> None:
         """Replace the schedule.
 
         Raises:
-            BadRequestError: The schedule could never run.
             JobsUnavailableError: The queue cannot be reached.
         """
-        check_schedule(schedule.cron, schedule.timezone, schedule.min_new_texts)
 
         def apply(client: DBOSClient) -> None:
             client.apply_schedules(
@@ -134,7 +116,7 @@ class Jobs:
                         "workflow_name": NIGHTLY_WORKFLOW,
                         "schedule": schedule.cron,
                         "cron_timezone": schedule.timezone,
-                        "context": {"min_new_texts": schedule.min_new_texts},
+                        "context": schedule.context(),
                     }
                 ]
             )
@@ -145,12 +127,60 @@ class Jobs:
 
         self._call(apply)
 
-    def _enqueue(self, queue: str, workflow: str, workflow_id: str, *args: Any) -> None:  # noqa: ANN401
-        self._call(
-            lambda client: client.enqueue(
-                {"workflow_name": workflow, "queue_name": queue, "workflow_id": workflow_id}, *args
-            )
-        )
+    def run_schedule(self) -> str:
+        """Start the schedule's round now, paused or not; return the id of its workflow.
+
+        Raises:
+            JobsUnavailableError: The queue cannot be reached, or the worker never ran.
+        """
+        return self._call(lambda client: client.trigger_schedule(SCHEDULE)).workflow_id
+
+    def close_window(self, plan_id: int, run: str, at: datetime) -> None:
+        """Let the plan's refreshes that have not begun by then be carried over.
+
+        Raises:
+            JobsUnavailableError: The queue cannot be reached.
+        """
+        self._enqueue(UPKEEP_QUEUE, WINDOW_WORKFLOW, f"{run}-window", plan_id, at=at)
+
+    def hold_online_round(self, at: datetime) -> None:
+        """Let those who are due be refreshed soon after a moment: at the next whole minute.
+
+        Whoever asks for the same minute asks for the same round.
+
+        Raises:
+            JobsUnavailableError: The queue cannot be reached.
+        """
+        minute = ceil(at.timestamp() / _ONLINE_EVERY_S) * _ONLINE_EVERY_S
+        held = datetime.fromtimestamp(minute, UTC)
+        self._enqueue(UPKEEP_QUEUE, ONLINE_WORKFLOW, f"online-{held:%Y-%m-%dT%H:%M}", at=held)
+
+    def withdraw(self, workflow_ids: Sequence[str]) -> None:
+        """Take workflows out of their queues; one that is over stays as it is.
+
+        Raises:
+            JobsUnavailableError: The queue cannot be reached.
+        """
+        self._call(lambda client: client.cancel_workflows(list(workflow_ids)))
+
+    def _enqueue(
+        self,
+        queue: str,
+        workflow: str,
+        workflow_id: str,
+        *args: Any,  # noqa: ANN401 - the workflow's own
+        at: datetime | None = None,
+        priority: int = 1,
+    ) -> None:
+        options: EnqueueOptions = {
+            "workflow_name": workflow,
+            "queue_name": queue,
+            "workflow_id": workflow_id,
+            "priority": priority,
+        }
+        if at is not None:
+            options["delay_seconds"] = max((at - datetime.now(UTC)).total_seconds(), 0.0)
+        self._call(lambda client: client.enqueue(options, *args))
 
     def _call(self, action: Callable[[DBOSClient], T]) -> T:
         try:

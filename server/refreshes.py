@@ -13,9 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from server.errors import ConflictError, NotFoundError, UnprocessableError
-from server.store.tables import Adapter, Refresh, User, UserText, now
+from server.store import counters
+from server.store.tables import Refresh, User, UserText, now
 
 Method = Literal["perce", "ce"]
+Origin = Literal["manual", "nightly", "online"]
 # Three texts gate; fewer than five beside them teach nothing.
 MIN_TEXTS = 8
 OPEN = ("queued", "running")
@@ -38,7 +40,8 @@ def open_refresh(session: Session, user: User, method: Method) -> Refresh:
             f"{user.name} has {_plural(texts, 'text')}, and a refresh needs at least {MIN_TEXTS}: "
             f"import more with `attune history import {user.name} FILE`."
         )
-    refresh = Refresh(id=str(uuid.uuid4()), user_id=user.id, method=method)
+    key = str(uuid.uuid4())
+    refresh = Refresh(id=key, user_id=user.id, method=method, workflow_id=key)
     session.add(refresh)
     try:
         session.flush()
@@ -70,49 +73,17 @@ def list_refreshes(session: Session, user: User) -> Sequence[Refresh]:
     ).all()
 
 
-def due_users(session: Session, min_new_texts: int) -> Sequence[User]:
-    """Return consenting users with enough texts that are newer than their newest version's.
-
-    Versions that were rejected count: the same texts would be rejected again. One query,
-    ordered by the number of new texts.
-    """
-    trained = (
-        select(Adapter.user_id, func.max(Adapter.trained_position).label("position"))
-        .group_by(Adapter.user_id)
-        .subquery()
-    )
-    fresh = func.count(UserText.id)
-    query = (
-        select(User)
-        .join(UserText, UserText.user_id == User.id)
-        .outerjoin(trained, trained.c.user_id == User.id)
-        .where(
-            User.consent,
-            (trained.c.position.is_(None)) | (UserText.position > trained.c.position),
-            ~select(Refresh.id)
-            .where(Refresh.user_id == User.id, Refresh.status.in_(OPEN))
-            .exists(),
-        )
-        .group_by(User.id)
-        .having(fresh >= max(min_new_texts, 1))
-        .order_by(fresh.desc(), User.id)
-    )
-    return session.scalars(query).all()
-
-
-def open_due(session: Session, min_new_texts: int) -> list[Refresh]:
-    """Record that a refresh of every due user is wanted."""
-    return [open_refresh(session, user, "perce") for user in due_users(session, min_new_texts)]
-
-
 def advance(session: Session, refresh_id: str, **values: Any) -> None:  # noqa: ANN401 - columns
     """Set columns of a refresh that is under way, such as its stage and progress."""
     session.execute(update(Refresh).where(Refresh.id == refresh_id).values(**values))
 
 
 def close(session: Session, refresh_id: str, status: str, **values: Any) -> None:  # noqa: ANN401
-    """End a refresh as `succeeded` or `failed`."""
+    """End a refresh as `succeeded`, `failed` or `cancelled`, and note it in the user's counters."""
     advance(session, refresh_id, status=status, stage=None, finished_at=now(), **values)
+    refresh = session.get(Refresh, refresh_id)
+    if refresh is not None:
+        counters.refresh_ended(session, refresh.user_id)
 
 
 def _plural(count: int, noun: str) -> str:

@@ -23,7 +23,8 @@ class Database:
     """Short transactions on the store. None may stay open while a reply is streamed."""
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url, **_engine_options(url))
+        # Errors end up in logs: they must not carry what people wrote.
+        self.engine = create_engine(url, hide_parameters=True, **_engine_options(url))
         if self.engine.dialect.name == "sqlite":
             event.listen(self.engine, "connect", _sqlite_connect)
             event.listen(self.engine, "begin", _sqlite_begin)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
@@ -57,14 +58,37 @@ class User(Base):
     """One person whom the model answers in that person's own way."""
 
     __tablename__ = "users"
-    # Ids are never used again, not even after an erasure: adapter names are made of them.
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = (
+        # All that decides who is due, so that the question is answered from the index alone.
+        Index(
+            "ix_users_due",
+            "consent",
+            "new_texts",
+            "text_count",
+            "last_message_at",
+            "last_refresh_at",
+        ),
+        # Ids are never used again, not even after an erasure: adapter names are made of them.
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     consent: Mapped[bool] = mapped_column(default=True)
     # Counts changes of facts and texts: pinned contexts and indexes of older versions are stale.
     memory_version: Mapped[int] = mapped_column(default=0)
+    # Kept by `server.store.counters`: texts in all, and those younger than the data of the
+    # newest adapter version, a rejected one too.
+    text_count: Mapped[int] = mapped_column(default=0)
+    new_texts: Mapped[int] = mapped_column(default=0)
+    last_text_at: Mapped[datetime | None]
+    last_message_at: Mapped[datetime | None]
+    last_refresh_at: Mapped[datetime | None]
+    # Since when plans have left the user out for want of time; empty once planned.
+    waiting_since: Mapped[datetime | None]
+    # Failed refreshes in a row, and until when the next one waits because of them.
+    failures: Mapped[int] = mapped_column(default=0)
+    retry_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -153,7 +177,8 @@ class Interaction(Base):
 class Adapter(Base):
     """One immutable adapter version of a user.
 
-    States: candidate → active → retired (→ active, by rollback), or candidate → rejected.
+    States: candidate → active → retired (→ active, by rollback) → erased (its files are
+    gone), or candidate → rejected.
     """
 
     __tablename__ = "adapters"
@@ -182,6 +207,11 @@ class Adapter(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     # The position of the newest text that it was trained on: newer texts make a user due.
     trained_position: Mapped[float] = mapped_column(default=0.0)
+    data_fingerprint: Mapped[str] = mapped_column(String(64), default="")
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    code_version: Mapped[str] = mapped_column(String(64), default="")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    erased_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     @property
@@ -208,10 +238,16 @@ class Lease(Base):
 
 
 class Refresh(Base):
-    """One refresh of one user's adapter; `id` is also its workflow's id."""
+    """One refresh of one user's adapter; `id` is also its workflow's id.
+
+    `status` is `queued`, `running`, `succeeded`, `failed` or `cancelled`; `origin` is
+    `manual`, `nightly` or `online`.
+    """
 
     __tablename__ = "refreshes"
     __table_args__ = (
+        Index("ix_refreshes_origin_created", "origin", "created_at"),
+        Index("ix_refreshes_finished", "finished_at"),
         # A user has at most one refresh on the way.
         Index(
             "ux_refreshes_one_open",
@@ -234,9 +270,82 @@ class Refresh(Base):
     adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id", ondelete="SET NULL"))
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[str | None] = mapped_column(Text)
+    origin: Mapped[str] = mapped_column(String(16), default="manual")
+    plan_id: Mapped[int | None] = mapped_column(
+        ForeignKey("plans.id", ondelete="SET NULL"), index=True
+    )
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    tokens_per_s: Mapped[float | None]
+    seconds_left: Mapped[float | None]
+    # The durable workflow that runs it, alone or with its fleet, and the worker that does so now.
+    workflow_id: Mapped[str] = mapped_column(String(160), default="")
+    worker: Mapped[str | None] = mapped_column(String(96))
+    # How often its training was begun: it is given up when that kills the worker every time.
+    attempts: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Plan(Base):
+    """One round's plan: which due users it refreshes, in which order, and whom it leaves out.
+
+    `run` is the id of the workflow that made it: the same run never makes a second one.
+    """
+
+    __tablename__ = "plans"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run: Mapped[str] = mapped_column(String(128), unique=True)
+    window_until: Mapped[datetime | None]
+    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class PlanEntry(Base):
+    """One due user in a plan; `state` is `planned`, `queued` or `carried over`.
+
+    `rank` counts from 1 in the order of the plan; `fleet` counts the groups of users that
+    are trained together, from 1, and is empty for those carried over.
+    """
+
+    __tablename__ = "plan_entries"
+
+    plan_id: Mapped[int] = mapped_column(
+        ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True
+    )
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = _owner()
+    fleet: Mapped[int | None]
+    expected_s: Mapped[float]
+    state: Mapped[str] = mapped_column(String(16))
+
+
+class WorkerBeat(Base):
+    """A running worker's sign of life: `beats` rises while it is well.
+
+    `token` is another at each start, so that a worker whose work was taken over knows.
+    """
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token: Mapped[str] = mapped_column(String(96))
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    beats: Mapped[int] = mapped_column(BigInteger, default=0)
+    started_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class EngineNap(Base):
+    """An engine that sleeps while a worker trains on its GPU: no request may be sent to it."""
+
+    __tablename__ = "engine_naps"
+
+    url: Mapped[str] = mapped_column(String(255), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(96))
+    # When it is expected back: what a client that has to wait is told.
+    until: Mapped[datetime]
 
 
 class AuditEntry(Base):

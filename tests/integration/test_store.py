@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from server import refreshes, registry
+from server import adapter_store, leases, refreshes, registry
+from server.damage import Damage
 from server.errors import (
     BadRequestError,
     ConflictError,
@@ -16,6 +17,7 @@ from server.errors import (
     UnknownUserError,
     UnprocessableError,
 )
+from server.leases import Leases
 from server.store import memory
 from server.store.database import Database
 from server.store.memory import NewText
@@ -62,9 +64,9 @@ def publish(database: Database, user: User, folder: Path, position: float = 0.0)
     with database.write() as session:
         provenance = registry.Provenance("base", "perce", None, position)
         adapter = registry.add_candidate(session, user, provenance, {}, folder / "adapters")
-    sums = registry.place_files(source, Path(adapter.folder))
+    placed = adapter_store.place(source, Path(adapter.folder))
     with database.write() as session:
-        session.get_one(Adapter, adapter.id).checksums = sums
+        registry.attach_files(session, adapter.id, placed.checksums, placed.size_bytes)
     with database.write() as session:
         registry.activate(session, adapter)
     with database.read() as session:
@@ -150,59 +152,36 @@ def test_the_database_itself_refuses_two_active_versions(
 def test_a_lease_names_the_version_that_was_active(
     database: Database, user: User, tmp_path: Path
 ) -> None:
+    gateway = Leases(database, Damage())
     first = publish(database, user, tmp_path)
-    with database.write() as session:
-        leased = registry.lease(session, user, "active")
-    assert leased is not None
+    leased = gateway.take(user, "active")
+    assert leased.token is not None and leased.adapter is not None
     publish(database, user, tmp_path)
     with database.read() as session:
-        assert registry.leased(session, first.id) == 1
-    with database.write() as session:
-        registry.release(session, leased[1])
+        assert leases.count(session, first.id) == 1
+    gateway.give_back(leased.token)
     with database.read() as session:
-        assert registry.leased(session, first.id) == 0
+        assert leases.count(session, first.id) == 0
 
 
 def test_a_lease_of_a_dead_gateway_expires(database: Database, user: User, tmp_path: Path) -> None:
     adapter = publish(database, user, tmp_path)
     with database.write() as session:
         session.add(Lease(id="dead", adapter_id=adapter.id, expires_at=now()))
+        session.add(Lease(id="alive", adapter_id=adapter.id, expires_at=now() + leases.LEASE_TIME))
     with database.read() as session:
-        assert registry.leased(session, adapter.id) == 0
+        assert leases.count(session, adapter.id) == 1
+    with database.write() as session:
+        assert leases.expire(session) == 1
+        assert [lease.id for lease in session.scalars(select(Lease))] == ["alive"]
 
 
 @pytest.mark.parametrize("label", ["7", "v0", "v-1", "latest", "v1/../v2", "v99999999999"])
 def test_labels_that_name_no_version_are_refused(
     database: Database, user: User, label: str
 ) -> None:
-    with pytest.raises(BadRequestError), database.write() as session:
-        registry.lease(session, user, label)
-
-
-def test_damage_is_found_at_the_request_and_named(
-    database: Database, user: User, tmp_path: Path
-) -> None:
-    adapter = publish(database, user, tmp_path)
-    registry.verify(adapter)
-    file = Path(adapter.folder) / "adapter_model.safetensors"
-    file.write_bytes(b"other weights")
-    with pytest.raises(registry.DamagedAdapterError, match="was changed"):
-        registry.verify(adapter)
-    file.unlink()
-    with (
-        pytest.raises(registry.DamagedAdapterError, match=r"adapter_model\.safetensors is missing"),
-        database.write() as session,
-    ):
-        registry.lease(session, user, "active")
-
-
-def test_placing_files_twice_ends_the_same(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "a").write_text("a")
-    first = registry.place_files(source, tmp_path / "u1" / "v1")
-    assert registry.place_files(source, tmp_path / "u1" / "v1") == first
-    assert [path.name for path in (tmp_path / "u1").iterdir()] == ["v1"]
+    with pytest.raises(BadRequestError):
+        Leases(database, Damage()).take(user, label)
 
 
 def test_one_refresh_at_a_time(database: Database, user: User) -> None:
@@ -226,28 +205,6 @@ def test_too_short_a_history_is_refused(
         memory.add_texts(session, user, texts(count))
     with pytest.raises(UnprocessableError, match=words), database.write() as session:
         refreshes.open_refresh(session, user, "perce")
-
-
-def test_due_are_those_with_enough_new_texts(
-    database: Database, user: User, tmp_path: Path
-) -> None:
-    def due(least: int) -> list[str]:
-        with database.read() as session:
-            return [u.name for u in refreshes.due_users(session, least)]
-
-    assert due(1) == []
-    with database.write() as session:
-        memory.add_texts(session, user, texts(10))
-    assert due(10) == ["mina"]
-    assert due(11) == []
-    publish(database, user, tmp_path, position=9.0)
-    assert due(1) == []
-    with database.write() as session:
-        memory.add_texts(session, user, texts(3, start=10))
-    assert due(3) == ["mina"]
-    with database.write() as session:
-        refreshes.open_refresh(session, user, "perce")
-    assert due(3) == []
 
 
 def test_erasing_leaves_nothing_but_an_audit_entry(

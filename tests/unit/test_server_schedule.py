@@ -1,10 +1,13 @@
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from server.due import DueRule
 from server.errors import BadRequestError, JobsUnavailableError
-from server.jobs import Jobs, Schedule, check_schedule
+from server.jobs import Jobs
+from server.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -20,29 +23,44 @@ def test_the_next_run_is_reckoned_in_the_schedule_s_zone(
     cron: str, zone: str, expected: datetime
 ) -> None:
     noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
-    assert Schedule(cron, zone, False, 10).next_run(noon) == expected
+    assert Schedule(cron, zone).next_run(noon) == expected
 
 
 def test_a_paused_schedule_has_no_next_run() -> None:
-    assert Schedule("0 3 * * *", "UTC", True, 10).next_run() is None
+    assert Schedule(paused=True).next_run() is None
 
 
 @pytest.mark.parametrize(
-    ("cron", "zone", "least", "words"),
+    ("values", "words"),
     [
-        ("at night", "UTC", 10, "no cron expression"),
-        ("0 3 * * * *", "UTC", 10, "five fields"),
-        ("61 3 * * *", "UTC", 10, "no cron expression"),
-        ("0 3 * * *", "Mars/Olympus", 10, "no time zone"),
-        ("0 3 * * *", "../../etc/passwd", 10, "no time zone"),
-        ("0 3 * * *", "UTC", 0, "at least 1"),
+        ({"cron": "at night"}, "no cron expression"),
+        ({"cron": "0 3 * * * *"}, "five fields"),
+        ({"cron": "61 3 * * *"}, "no cron expression"),
+        ({"timezone": "Mars/Olympus"}, "no time zone"),
+        ({"timezone": "../../etc/passwd"}, "no time zone"),
+        ({"min_new_texts": 0}, "at least 1"),
+        ({"quiet_minutes": -1.0}, "'quiet_minutes' must be between"),
+        ({"min_gap_hours": 1e9}, "'min_gap_hours' must be between"),
+        ({"window_hours": 169.0}, "'window_hours' must be between"),
+        ({"window_hours": float("nan")}, "'window_hours' must be between"),
+        ({"online_per_hour": 0}, "switch 'online' off"),
     ],
 )
-def test_schedules_that_could_never_run_are_refused(
-    cron: str, zone: str, least: int, words: str
-) -> None:
+def test_schedules_that_could_never_run_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRequestError, match=words):
-        check_schedule(cron, zone, least)
+        Schedule.from_json(values)
+
+
+def test_a_schedule_survives_its_way_through_json() -> None:
+    schedule = Schedule("5 4 * * *", "Asia/Tokyo", True, DueRule(3, 15.0, 2.5), 6.0, True, 7)
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    # A context that an older Attune wrote has one number only.
+    assert Schedule.from_json({"min_new_texts": 4}).rule == DueRule(4, 60.0, 8.0)
+
+
+def test_a_window_of_no_hours_has_no_end() -> None:
+    assert Schedule().window_s is None
+    assert Schedule(window_hours=1.5).window_s == 5400
 
 
 def test_a_queue_that_no_worker_made_is_a_clear_error(tmp_path: Path) -> None:

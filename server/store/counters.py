@@ -1,0 +1,70 @@
+"""A user's counters, from which `server.due` tells who is due without counting rows.
+
+`text_count` is the number of the user's texts; `new_texts` is the number of those that
+came after the data of the newest adapter version, published or not. A version's data are
+the texts that were there when its refresh started. Whoever adds or removes texts, answers
+a message or ends a refresh calls the function for it in the same transaction.
+"""
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from server.store.tables import Adapter, Refresh, User, UserText, now
+
+
+def texts_added(session: Session, user_id: int, count: int) -> None:
+    """Count texts that were added just now."""
+    session.execute(
+        update(User)
+        .where(User.id == user_id)
+        .values(
+            text_count=User.text_count + count,
+            new_texts=User.new_texts + count,
+            last_text_at=now(),
+        )
+    )
+
+
+def message_answered(session: Session, user_id: int) -> None:
+    """Note that the user is here: a refresh waits until they have been quiet."""
+    session.execute(update(User).where(User.id == user_id).values(last_message_at=now()))
+
+
+def refresh_ended(session: Session, user_id: int) -> None:
+    """Note that a refresh of the user came to an end, whatever it was, and count anew."""
+    session.execute(
+        update(User).where(User.id == user_id).values(last_refresh_at=now(), waiting_since=None)
+    )
+    recount(session, user_id)
+
+
+def recount(session: Session, user_id: int) -> None:
+    """Count a user's texts from their rows: after a removal, or when a version was made."""
+    session.flush()
+    data_as_of = (
+        select(func.coalesce(Refresh.started_at, Adapter.created_at))
+        .select_from(Adapter)
+        .outerjoin(
+            Refresh, (Refresh.adapter_id == Adapter.id) & (Refresh.user_id == Adapter.user_id)
+        )
+        .where(
+            Adapter.user_id == user_id,
+            # What a refresh made that then failed was learnt from in vain.
+            Refresh.status.is_(None) | Refresh.status.not_in(("failed", "cancelled")),
+        )
+        .order_by(Adapter.version.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    texts = select(func.count()).select_from(UserText).where(UserText.user_id == user_id)
+    session.execute(
+        update(User)
+        .where(User.id == user_id)
+        .values(
+            text_count=texts.scalar_subquery(),
+            new_texts=texts.where(
+                data_as_of.is_(None) | (UserText.created_at > data_as_of)
+            ).scalar_subquery(),
+        )
+        .execution_options(synchronize_session=False)
+    )
