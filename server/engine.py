@@ -146,6 +146,15 @@ class Engine:
             for token, candidates in zip(reply_ids, scored, strict=True)
         ]
 
+    async def loaded_adapters(self) -> set[str]:
+        """Return the names of the adapter versions that the engine holds.
+
+        Raises:
+            EngineUnavailableError, EngineRefusedError: See the classes.
+        """
+        models = (await self.get("/v1/models"))["data"]
+        return {model["id"] for model in models if model.get("parent") is not None}
+
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter version; loading one that is loaded already is no error.
 
@@ -180,6 +189,25 @@ class Engine:
         await self.load_adapter(name, folder)
         body = {"model": name, "prompt": [0], "max_tokens": 1, "temperature": 0.0}
         await self.post("/v1/completions", body)
+
+    async def sleep(self) -> None:
+        """Finish what runs, then free the GPU: weights go to main memory, caches go away.
+
+        GPU only; needs `--enable-sleep-mode` and `VLLM_SERVER_DEV_MODE=1`. Without
+        `mode=wait` vLLM would abort the running requests.
+
+        Raises:
+            EngineUnavailableError, EngineRefusedError: See the classes.
+        """
+        await self._send("POST", "/sleep?level=1&mode=wait", None)
+
+    async def wake_up(self) -> None:
+        """Take the GPU again; an engine that is awake is no error.
+
+        Raises:
+            EngineUnavailableError, EngineRefusedError: See the classes.
+        """
+        await self._send("POST", "/wake_up", None)
 
     async def _json(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         response = await self._send(method, path, body)

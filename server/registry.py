@@ -1,46 +1,66 @@
-"""The adapter registry: immutable versions, which one is active, and who is using which.
+"""The adapter registry: immutable versions, where they come from, and which one is active.
 
 A version's files never change and its name is never used again: vLLM keys its prefix
-cache by name and path. Flipping the active version is one transaction; a request takes a
-lease on its version in the transaction that looks it up, so that a version is unloaded
-only when nobody uses it. Loading and unloading on engines is `server.swap`.
+cache by name and path. Here are the rows and the states that they go through. The files
+are `server.adapter_store`, who is using a version is `server.leases`, what is erased when
+is `server.retention`, and loading and unloading on engines is `server.swap`.
 """
 
-import hashlib
-import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, ConflictError, NotFoundError
-from server.store.tables import Adapter, Lease, User, now
+from server.store.tables import Adapter, User
 
+State = Literal["candidate", "active", "retired", "erased", "rejected"]
+_NEXT: Mapping[str, frozenset[State]] = {
+    "candidate": frozenset({"active", "rejected", "erased"}),
+    "active": frozenset({"retired"}),
+    "retired": frozenset({"active", "erased"}),
+    "erased": frozenset(),
+    "rejected": frozenset(),
+}
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-# Longer than any reply takes: a lease that outlives it belongs to a gateway that died.
-LEASE_TIME = timedelta(minutes=10)
 
 
-class DamagedAdapterError(ConflictError):
-    """An adapter's files differ from what was published: roll back to another version."""
+class IllegalTransitionError(ConflictError):
+    """An adapter version cannot go from its state to that one."""
+
+    def __init__(self, adapter: Adapter, state: State) -> None:
+        allowed = " or ".join(sorted(_NEXT[adapter.state])) or "nothing else"
+        super().__init__(
+            f"Adapter {adapter.name} is {adapter.state} and cannot become {state}, but "
+            f"{allowed}: look at `attune adapters list`, and choose another version or refresh."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where an adapter version comes from."""
+    """Where an adapter version comes from.
+
+    Attributes:
+        base_model: Hash of the base model (`perce.adapter_files.model_fingerprint`).
+        method: `perce` or `ce`.
+        parent_id: The version that training went on from; None for a fresh adapter.
+        trained_position: Position of the newest text that it was trained on.
+        data_fingerprint: Hash over what it was trained on.
+        settings: Hyperparameters of its training.
+        code_version: Version of Attune that trained it.
+    """
 
     base_model: str
     method: str
     parent_id: int | None
     trained_position: float
+    data_fingerprint: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    code_version: str = ""
 
 
 def active(session: Session, user: User) -> Adapter | None:
@@ -50,11 +70,18 @@ def active(session: Session, user: User) -> Adapter | None:
     )
 
 
-def versions(session: Session, user: User) -> Sequence[Adapter]:
-    """Return all versions of a user, newest first."""
-    return session.scalars(
-        select(Adapter).where(Adapter.user_id == user.id).order_by(Adapter.version.desc())
-    ).all()
+def versions(session: Session, user: User, *states: State) -> Sequence[Adapter]:
+    """Return a user's versions, newest first: all, or those in some states."""
+    query = select(Adapter).where(Adapter.user_id == user.id)
+    if states:
+        query = query.where(Adapter.state.in_(states))
+    return session.scalars(query.order_by(Adapter.version.desc())).all()
+
+
+def lineage(session: Session, user: User) -> Sequence[Adapter]:
+    """Return the active version and, newest first, the retired ones older than it."""
+    current = active(session, user)
+    return () if current is None else (current, *_older(session, current))
 
 
 def find(session: Session, user: User, label: str) -> Adapter:
@@ -62,59 +89,23 @@ def find(session: Session, user: User, label: str) -> Adapter:
 
     Raises:
         BadRequestError: The label is none.
-        NotFoundError: The user has no such version, or it was rejected.
+        NotFoundError: The user has no such version, or it was rejected or erased.
     """
     match = _VERSION.fullmatch(label)
     if match is None:
         raise BadRequestError(f"{label!r} is no adapter version: use 'active', 'none' or 'v7'.")
     adapter = session.scalar(
-        select(Adapter).where(Adapter.user_id == user.id, Adapter.version == int(match[1]))
+        select(Adapter).where(
+            Adapter.user_id == user.id,
+            Adapter.version == int(match[1]),
+            Adapter.state.in_(("active", "retired")),
+        )
     )
-    if adapter is None or adapter.state not in ("active", "retired"):
+    if adapter is None:
         raise NotFoundError(
             f"{user.name} has no published adapter {label}: see `attune adapters list {user.name}`."
         )
     return adapter
-
-
-def lease(session: Session, user: User, choice: str) -> tuple[Adapter, str] | None:
-    """Choose the version that a request uses, and keep it loaded until `release`.
-
-    Args:
-        session: A writing transaction.
-        user: Whose adapter.
-        choice: `active`, `none`, or a version such as `v7`.
-
-    Returns:
-        The version and the lease's id, or None for the base model.
-
-    Raises:
-        DamagedAdapterError: A file of the version is gone.
-        BadRequestError, NotFoundError: See `find`.
-    """
-    if choice == "none":
-        return None
-    adapter = active(session, user) if choice == "active" else find(session, user, choice)
-    if adapter is None:
-        return None
-    _require_files(adapter)
-    token = secrets.token_hex(16)
-    session.add(Lease(id=token, adapter_id=adapter.id, expires_at=now() + LEASE_TIME))
-    return adapter, token
-
-
-def release(session: Session, token: str) -> None:
-    """Give a lease back."""
-    session.execute(delete(Lease).where(Lease.id == token))
-
-
-def leased(session: Session, adapter_id: int) -> int:
-    """Return how many running requests use a version; leases of dead gateways expire."""
-    return session.scalars(
-        select(func.count())
-        .select_from(Lease)
-        .where(Lease.adapter_id == adapter_id, Lease.expires_at > now())
-    ).one()
 
 
 def add_candidate(
@@ -138,87 +129,101 @@ def add_candidate(
         checksums={},
         metrics=dict(metrics),
         trained_position=provenance.trained_position,
+        data_fingerprint=provenance.data_fingerprint,
+        settings=dict(provenance.settings),
+        code_version=provenance.code_version,
     )
     session.add(adapter)
     session.flush()
     return adapter
 
 
-def place_files(source: Path, folder: Path) -> dict[str, str]:
-    """Copy an adapter's files to their final folder, all or nothing, and return checksums.
+def attach_files(
+    session: Session, adapter_id: int, checksums: Mapping[str, str], size_bytes: int
+) -> bool:
+    """Record the files that a candidate was placed with; only now it can become active.
 
-    Files are written to a temporary folder beside the final one, synced to disk, and the
-    folder is renamed. Placing the same version again, after a crash, is no error.
+    Returns:
+        False if the version is gone, because its user was erased meanwhile: its folder
+        must be deleted.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    shutil.copytree(source, staging)
-    for path in staging.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    sums = checksums(staging)
-    (staging / "checksums.json").write_text(json.dumps(sums, indent=2, sort_keys=True))
-    _sync(staging / "checksums.json")
-    if folder.exists():
-        shutil.rmtree(folder)
-    staging.rename(folder)
-    _sync(folder.parent)
-    return sums
+    adapter = _fresh(session, Adapter.id == adapter_id)
+    if adapter is None:
+        return False
+    adapter.checksums = dict(checksums)
+    adapter.size_bytes = size_bytes
+    return True
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of an adapter folder."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "checksums.json"
-    }
-
-
-def verify(adapter: Adapter) -> None:
-    """Check a version's files against the checksums of its publication.
+def move(adapter: Adapter, state: State) -> None:
+    """Bring a version into another state.
 
     Raises:
-        DamagedAdapterError: A file is missing, was changed, or was added.
+        IllegalTransitionError: There is no way from its state to that one.
     """
-    folder = Path(adapter.folder)
-    found = checksums(folder) if folder.is_dir() else {}
-    for name in sorted(found.keys() | adapter.checksums.keys()):
-        if name not in found:
-            what = "is missing"
-        elif found[name] != adapter.checksums.get(name):
-            what = "was changed"
-        else:
-            continue
-        raise DamagedAdapterError(
-            f"Adapter {adapter.name} is damaged: {name} {what} in {folder}. "
-            "Roll back to another version, or refresh."
-        )
+    if state not in _NEXT[adapter.state]:
+        raise IllegalTransitionError(adapter, state)
+    adapter.state = state
+
+
+def reject(session: Session, adapter: Adapter, reason: str) -> None:
+    """Keep a candidate's row as a rejected one, with the reason.
+
+    Raises:
+        IllegalTransitionError: It is no candidate.
+    """
+    stored = session.get_one(Adapter, adapter.id)
+    if stored.state != "rejected":
+        move(stored, "rejected")
+    stored.reason = reason
+
+
+def promote(session: Session, adapter_id: int) -> bool:
+    """Make a candidate the active version, once and never again.
+
+    A step that is repeated after a crash changes nothing: it must not undo a rollback that
+    was made since.
+
+    Returns:
+        True if it became active now, False if it was promoted before.
+
+    Raises:
+        ConflictError, NotFoundError: See `activate`.
+    """
+    adapter = session.get_one(Adapter, adapter_id)
+    _lock_pointer(session, adapter.user_id)
+    if _fresh(session, Adapter.id == adapter_id, Adapter.state.in_(("active", "retired"))):
+        return False
+    activate(session, adapter)
+    return True
 
 
 def activate(session: Session, adapter: Adapter) -> Adapter | None:
     """Make a version the active one, and return the one that it replaces.
 
     Raises:
-        ConflictError: The version was rejected.
+        IllegalTransitionError: It was rejected or erased.
+        NotFoundError: It is gone, because its user was erased.
+        ConflictError: Its files were never placed.
     """
-    if adapter.state == "rejected":
-        raise ConflictError(f"Adapter {adapter.name} was rejected and cannot become active.")
-    user = session.get_one(User, adapter.user_id)
-    old = deactivate(session, user, keep=adapter.id)
-    session.get_one(Adapter, adapter.id).state = "active"
-    adapter.state = "active"
-    return old
-
-
-def deactivate(session: Session, user: User, keep: int | None = None) -> Adapter | None:
-    """Retire the user's active version, unless it is `keep`; the base model answers then."""
-    old = active(session, user)
-    if old is None or old.id == keep:
+    _lock_pointer(session, adapter.user_id)
+    wanted = _fresh(session, Adapter.id == adapter.id)
+    if wanted is None:
+        raise NotFoundError(f"Adapter {adapter.name} is gone: its user was erased.")
+    if wanted.state == "active":
         return None
-    old.state = "retired"
+    if not wanted.checksums:
+        raise ConflictError(f"Adapter {wanted.name} has no files yet: wait for its refresh.")
+    old = _retire_active(session, wanted.user_id)
+    move(wanted, "active")
     session.flush()
     return old
+
+
+def deactivate(session: Session, user: User) -> Adapter | None:
+    """Retire the user's active version and return it; the base model answers then."""
+    _lock_pointer(session, user.id)
+    return _retire_active(session, user.id)
 
 
 def previous(session: Session, user: User) -> Adapter | None:
@@ -230,41 +235,68 @@ def previous(session: Session, user: User) -> Adapter | None:
     current = active(session, user)
     if current is None:
         raise ConflictError(f"{user.name} has no active adapter: there is nothing to roll back.")
-    return session.scalar(
-        select(Adapter)
-        .where(
-            Adapter.user_id == user.id,
-            Adapter.state == "retired",
-            Adapter.version < current.version,
+    return next(iter(_older(session, current)), None)
+
+
+def rollback(
+    session: Session, user: User, target: Adapter | None, seen: Adapter | None
+) -> Adapter | None:
+    """Flip the user to an earlier version, or to the base model, in this transaction.
+
+    Args:
+        session: A writing transaction.
+        user: Whose active version.
+        target: The version to go to; None for the base model.
+        seen: The version that was active when the target was chosen as "the one before";
+            None where the target was named.
+
+    Returns:
+        The version that was active until now, if it is another one.
+
+    Raises:
+        ConflictError: Another version became active meanwhile: "the one before" changed.
+        IllegalTransitionError: The target was erased meanwhile.
+    """
+    _lock_pointer(session, user.id)
+    current = _fresh(session, Adapter.user_id == user.id, Adapter.state == "active")
+    at, to = (adapter.id if adapter else None for adapter in (current, target))
+    if at == to:
+        return None
+    if seen is not None and at != seen.id:
+        raise ConflictError(
+            f"{current.name if current else 'The base model'} became active meanwhile, in "
+            f"place of {seen.name}: look at the versions and roll back again."
         )
-        .order_by(Adapter.version.desc())
-        .limit(1)
-    )
+    return deactivate(session, user) if target is None else activate(session, target)
 
 
-def surplus(session: Session, user: User, keep: int) -> Sequence[Adapter]:
-    """Return the retired versions beyond the newest `keep`, whose files may go."""
+def _older(session: Session, adapter: Adapter) -> Sequence[Adapter]:
     return session.scalars(
         select(Adapter)
-        .where(Adapter.user_id == user.id, Adapter.state == "retired")
+        .where(
+            Adapter.user_id == adapter.user_id,
+            Adapter.state == "retired",
+            Adapter.version < adapter.version,
+        )
         .order_by(Adapter.version.desc())
-        .offset(keep)
     ).all()
 
 
-def _require_files(adapter: Adapter) -> None:
-    """Check that all files are there, at every request: an engine that looks for one dies."""
-    for name in adapter.checksums:
-        if not (Path(adapter.folder) / name).is_file():
-            raise DamagedAdapterError(
-                f"Adapter {adapter.name} is damaged: {name} is missing in {adapter.folder}. "
-                "Roll back to another version, or refresh."
-            )
+def _retire_active(session: Session, user_id: int) -> Adapter | None:
+    old = _fresh(session, Adapter.user_id == user_id, Adapter.state == "active")
+    if old is not None:
+        move(old, "retired")
+        # Now: the database refuses a moment with two active versions.
+        session.flush()
+    return old
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _lock_pointer(session: Session, user_id: int) -> None:
+    """Let one transaction at a time flip a user's pointer; SQLite has one writer anyway."""
+    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
+
+
+def _fresh(session: Session, *where: ColumnElement[bool]) -> Adapter | None:
+    """Read a version as the database has it now, whatever the session read before."""
+    query = select(Adapter).where(*where)
+    return session.scalar(query.execution_options(populate_existing=True))

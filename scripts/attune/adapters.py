@@ -1,14 +1,15 @@
-"""`attune adapters`: a user's adapter versions, and the way back to an earlier one."""
+"""`attune adapters`: a user's adapter versions, the way back to an earlier one, and their check."""
 
 from typing import Annotated
 
 import typer
 
 from perce.errors import AttuneError
-from scripts.attune.session import Session, connected
-from scripts.attune.tables import version_details, version_table
+from scripts.attune.session import Session, connected, dumped
+from scripts.attune.tables import finding_table, version_details, version_table
+from ui.records import Finding
 
-app = typer.Typer(help="List, show and roll back a user's adapters.", no_args_is_help=True)
+app = typer.Typer(help="List, show, roll back and verify users' adapters.", no_args_is_help=True)
 
 User = Annotated[str, typer.Argument(metavar="USER", help="Whose adapters.", show_default=False)]
 
@@ -62,3 +63,38 @@ def rollback(
     """Make an earlier version active; the next reply uses it."""
     versions = session.gateway.rollback(user, to)
     session.show(versions, lambda: version_table(versions))
+
+
+@app.command()
+@connected
+def verify(
+    session: Session,
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help="Whose adapters; everybody's by default.")
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Remove folders without a version, and what interrupted writes left."
+        ),
+    ] = False,
+) -> None:
+    """Check all files against their checksums, and the disk against the registry.
+
+    The exit status is 1 where something is wrong, and each finding says what to do.
+    """
+    users, versions, findings = 0, 0, list[Finding]()
+    after: int | None = 0
+    while after is not None:
+        page = session.gateway.verify_adapters(user, after=after, repair=repair)
+        users, versions = users + page.users, versions + page.versions
+        findings += page.findings
+        after = page.next
+    ok = all(finding.repaired for finding in findings)
+    counts = {"ok": ok, "users": users, "versions": versions}
+    session.show(
+        {**counts, "findings": dumped(findings)},
+        lambda: finding_table(findings, users, versions),
+    )
+    if not ok:
+        raise typer.Exit(1)

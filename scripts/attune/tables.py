@@ -9,9 +9,28 @@ from rich.text import Text
 
 from scripts.attune.words import plain
 from ui.moment import when
-from ui.records import Fact, Import, Losses, Refresh, Schedule, User, Version, Versions
+from ui.records import (
+    Fact,
+    Finding,
+    Import,
+    Losses,
+    Plan,
+    Refresh,
+    Round,
+    Schedule,
+    User,
+    Version,
+    Versions,
+    WrittenPlan,
+)
 
-STATE_STYLES = {"active": "green", "rejected": "yellow", "candidate": "cyan", "retired": "dim"}
+STATE_STYLES = {
+    "active": "green",
+    "rejected": "yellow",
+    "candidate": "cyan",
+    "retired": "dim",
+    "erased": "dim strike",
+}
 VERDICT_STYLES = {"publish": "green", "reject": "yellow"}
 
 
@@ -127,16 +146,79 @@ def version_details(version: Version) -> RenderableType:
     return _pairs(rows)
 
 
+def finding_table(findings: Sequence[Finding], users: int, versions: int) -> RenderableType:
+    """What a check of adapters found, and what to do about each finding."""
+    checked = f"{versions} versions of {users} users checked: "
+    if not findings:
+        return Text(f"{checked}everything is in order.", style="green")
+    table = _empty_table(["User", "Version", "Problem", "What is wrong", "What to do"])
+    for finding in findings:
+        table.add_row(
+            plain(finding.user or "-"),
+            plain(finding.version or "-"),
+            plain(finding.problem),
+            plain(f"{finding.detail} ({finding.path})"),
+            plain("Removed." if finding.repaired else finding.advice),
+        )
+    left = sum(not finding.repaired for finding in findings)
+    outcome = f"{left} findings." if left else "all findings were repaired."
+    return Group(table, Text(), Text(f"{checked}{outcome}", style="red" if left else "green"))
+
+
 def schedule_details(schedule: Schedule) -> RenderableType:
-    """When due users are refreshed."""
-    return _pairs(
-        [
-            ["Cron", f"{schedule.cron} ({schedule.timezone})"],
-            ["State", "paused" if schedule.paused else "active"],
-            ["Next run", "none while paused" if schedule.paused else when(schedule.next_run)],
-            ["New texts that make a user due", schedule.min_new_texts],
+    """When due users are refreshed, who is due, and what the last plan came to."""
+    rows: list[list[object]] = [
+        ["Cron", f"{schedule.cron} ({schedule.timezone})"],
+        ["State", "paused" if schedule.paused else "active"],
+        ["Next run", "none while paused" if schedule.paused else when(schedule.next_run)],
+        ["New texts that make a user due", schedule.min_new_texts],
+        ["Minutes since the last message", f"{schedule.quiet_minutes:g}"],
+        ["Hours since the last refresh", f"{schedule.min_gap_hours:g}"],
+        ["Window", f"{schedule.window_hours:g} h" if schedule.window_hours else "no end"],
+        ["Online", f"{schedule.online_per_hour} an hour" if schedule.online else "off"],
+    ]
+    if schedule.last_plan is not None:
+        rows += [
+            ["Last plan", when(schedule.last_plan.created_at)],
+            *_plan_rows(schedule.last_plan),
         ]
-    )
+    return _pairs(rows)
+
+
+def plan_table(plan: WrittenPlan) -> RenderableType:
+    """A plan's sums, and the first of its entries in their order."""
+    table = _empty_table(["Rank", "User", "Fleet", "Expected", "State"])
+    for entry in plan.entries:
+        table.add_row(
+            str(entry.rank),
+            plain(entry.user),
+            str(entry.fleet or "-"),
+            f"{entry.expected_s:.0f} s",
+            plain(entry.state),
+        )
+    return Group(_pairs([["Made", when(plan.created_at)], *_plan_rows(plan)]), Text(), table)
+
+
+def round_table(started: Round) -> RenderableType:
+    """A round that was started: its plan, and the first refreshes that it opened."""
+    if started.plan is None:
+        return Text("The round is queued; the worker has not planned it yet.", style="yellow")
+    if not started.plan.due:
+        return Text("Nobody is due: nothing was started.")
+    return Group(_pairs(_plan_rows(started.plan)), Text(), refresh_table(started.data))
+
+
+def _plan_rows(plan: Plan) -> list[list[object]]:
+    measured = f"measured on {plan.measured_on} refreshes" if plan.measured_on else "a default"
+    rows: list[list[object]] = [
+        ["Due", plan.due],
+        ["Planned", f"{plan.planned} in {plan.fleets} fleets"],
+        ["Carried over", plan.carried_over],
+        ["Expected to take", f"{plan.expected_s / 60:.0f} min (pace: {measured})"],
+    ]
+    if plan.window_until is not None:
+        rows.append(["Window ends", when(plan.window_until)])
+    return rows
 
 
 def _losses(losses: Losses | None) -> str:

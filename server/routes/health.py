@@ -18,11 +18,19 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(parts: Parts) -> dict[str, Any]:
-    """Every engine answers, so chats will."""
+    """Every engine answers, so chats will; and how many active adapters are damaged.
+
+    Damage does not make the gateway unready: its users are answered by an older version.
+    """
     for engine in parts.engines:
         await engine.check()
     base = await parts.engines[0].served_model()
-    return {"status": "ready", "model": base.name}
+    adapters = {
+        "verified": parts.upkeep.verified,
+        "finished": parts.upkeep.finished,
+        "damaged": len(parts.damage.known),
+    }
+    return {"status": "ready", "model": base.name, "adapters": adapters}
 
 
 @router.get("/metrics")

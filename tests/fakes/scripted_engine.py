@@ -61,7 +61,8 @@ class ScriptedEngine:
             return httpx.Response(200)
         if path == "/v1/models":
             base = {"id": "scripted", "parent": None, "max_model_len": 2048}
-            return httpx.Response(200, json={"data": [base]})
+            loaded = [{"id": name, "parent": "scripted"} for name in self.loaded]
+            return httpx.Response(200, json={"data": [base, *loaded]})
         if path == "/v1/load_lora_adapter":
             self.loaded[body["lora_name"]] = body["lora_path"]
             return httpx.Response(200, text="Success")
