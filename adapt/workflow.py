@@ -1,70 +1,223 @@
-"""The durable workflows: a refresh, a drain, and the nightly round over due users.
+"""The durable workflows: a fleet's refreshes, and the drain behind each.
 
-DBOS records each finished step; a worker that was killed continues behind the last one.
-Workflows are registered under the names that `server.jobs` enqueues.
+A fleet are users who are refreshed together, or one user alone. DBOS records each finished
+step; a worker that was killed, or another one in its place, continues behind the last one. A
+step that had its effect but not its record runs again, which all steps allow. What becomes
+of one user of a fleet changes nothing for the others.
 """
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
+import structlog
 from dbos import DBOS, StepOptions
+from dbos import error as dbos_error
 
-from adapt.errors import UserErasedError
-from adapt.refresh import RefreshSteps
-from server.jobs import (
-    DEFAULT_MIN_NEW_TEXTS,
-    DRAIN_WORKFLOW,
-    NIGHTLY_WORKFLOW,
-    REFRESH_WORKFLOW,
-    Jobs,
+from adapt import errors
+from adapt.claims import Claims
+from adapt.refresh import CandidateSteps, Judged, Prepared
+from adapt.rollout import RolloutSteps
+from adapt.training import Training, TrainingSteps
+from server.errors import EngineRefusedError, EngineUnavailableError
+from server.jobs import DRAIN_WORKFLOW, REFRESH_WORKFLOW, Jobs
+
+log = structlog.get_logger()
+STEP_ERRORS = (
+    *errors.OUTCOMES,
+    EngineUnavailableError,
+    dbos_error.DBOSMaxStepRetriesExceeded,
 )
+"""What a step ends with. Anything else is the queue's own trouble, and stops the run unrecorded."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def register(steps: RefreshSteps, jobs: Jobs) -> None:
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the workflows are made of, for one worker process."""
+
+    claims: Claims
+    candidate: CandidateSteps
+    training: TrainingSteps
+    rollout: RolloutSteps
+    jobs: Jobs
+
+
+@dataclass(slots=True)
+class _Member:
+    """One refresh of a fleet, and what its steps have made so far."""
+
+    id: str
+    prepared: Prepared | None = None
+    training: Training | None = None
+    judged: Judged | None = None
+
+
+def register(steps: Steps) -> None:
     """Register the workflows; must happen before DBOS is launched."""
 
     @DBOS.workflow(name=REFRESH_WORKFLOW)
-    def refresh(refresh_id: str) -> None:
-        try:
-            _refresh(steps, refresh_id)
-        except Exception as error:
-            message = str(error) or type(error).__name__
-            DBOS.run_step({"name": "fail"}, steps.fail, refresh_id, message)
-            if not isinstance(error, UserErasedError):
-                raise
+    def refresh(refresh_ids: list[str]) -> None:
+        _Fleet(steps, refresh_ids).run()
 
     @DBOS.workflow(name=DRAIN_WORKFLOW)
     def drain(user_id: int) -> None:
-        DBOS.run_step(_patiently("drain"), steps.drain, user_id)
-
-    @DBOS.workflow(name=NIGHTLY_WORKFLOW)
-    def nightly(_scheduled: datetime, context: Any) -> None:  # noqa: ANN401 - DBOS's own shape
-        least = (context or {}).get("min_new_texts", DEFAULT_MIN_NEW_TEXTS)
-        for refresh_id in DBOS.run_step({"name": "due"}, steps.due, least):
-            DBOS.run_step({"name": "enqueue"}, jobs.refresh, refresh_id)
+        _patient_step("drain", steps.rollout.drain, user_id)
 
 
-def _refresh(steps: RefreshSteps, refresh_id: str) -> None:
-    counts = DBOS.run_step({"name": "dataset"}, steps.dataset, refresh_id)
-    training = DBOS.run_step({"name": "train"}, steps.train, refresh_id)
-    verdict = DBOS.run_step({"name": "gate"}, steps.gate, refresh_id)
-    adapter_id = DBOS.run_step(
-        {"name": "publish"}, steps.publish, refresh_id, counts, training, verdict
-    )
-    if adapter_id is not None:
-        DBOS.run_step(_patiently("warm"), steps.warm, refresh_id, adapter_id)
-        DBOS.run_step({"name": "activate"}, steps.activate, refresh_id, adapter_id)
-        user_id = DBOS.run_step({"name": "enter drain"}, steps.enter_drain, refresh_id)
-        DBOS.run_step(_patiently("drain"), steps.drain, user_id)
-    DBOS.run_step({"name": "succeed"}, steps.succeed, refresh_id)
+class _Fleet:
+    """One run of a fleet's workflow: stage by stage, so that engines sleep but once."""
+
+    def __init__(self, steps: Steps, refresh_ids: Sequence[str]) -> None:
+        self._steps = steps
+        self._members = [_Member(refresh_id) for refresh_id in refresh_ids]
+        self._ended = 0
+
+    def run(self) -> None:
+        # No step: whoever runs the workflow now is whose the refreshes are.
+        self._steps.claims.claim([member.id for member in self._members])
+        going = self._through(self._members, self._prepare)
+        going = self._through(self._train_together(going), self._train)
+        going = self._through(going, self._judge)
+        self._through(going, self._roll_out)
+        try:
+            _patient_step("wake", self._steps.rollout.wake)
+        except STEP_ERRORS as error:
+            # The recovery of the workers goes on trying.
+            log.error("engines are still asleep", reason=_message(error))
+
+    def _prepare(self, member: _Member) -> None:
+        member.prepared = _step("dataset", self._steps.candidate.dataset, member.id)
+
+    def _train_together(self, members: Sequence[_Member]) -> list[_Member]:
+        """Train as many at once as the device has room for; return who is still going."""
+        ids = [member.id for member in members]
+        users = _patient_step("fleet size", self._steps.training.fleet_size, ids)
+        if users < 2:
+            return list(members)
+        prepared = {member.id: member.prepared for member in members if member.prepared}
+        outcomes = _patient_step("train", self._steps.training.train_together, prepared, users)
+
+        def settle(member: _Member) -> None:
+            outcome = outcomes[member.id]
+            if isinstance(outcome, Exception):
+                raise outcome
+            member.training = outcome
+
+        return self._through(members, settle)
+
+    def _train(self, member: _Member) -> None:
+        if member.training is None:
+            assert member.prepared is not None
+            member.training = _patient_step(
+                "train", self._steps.training.train, member.id, member.prepared
+            )
+
+    def _judge(self, member: _Member) -> None:
+        assert member.training is not None
+        member.judged = _patient_step(
+            "gate", self._steps.candidate.gate, member.id, member.training.folder
+        )
+
+    def _roll_out(self, member: _Member) -> None:
+        assert member.prepared and member.training and member.judged
+        rollout = self._steps.rollout
+        adapter_id = _step(
+            "publish", rollout.publish, member.id, member.prepared, member.training, member.judged
+        )
+        if adapter_id is not None:
+            _patient_step("warm", rollout.warm, member.id, adapter_id)
+            _step("activate", rollout.activate, member.id, adapter_id, member.judged)
+        user_id = _step("succeed", rollout.succeed, member.id)
+        self._note_end(member)
+        if adapter_id is not None and user_id is not None:
+            self._drain_later(user_id, member.id)
+
+    def _through(
+        self, members: Sequence[_Member], stage: Callable[[_Member], None]
+    ) -> list[_Member]:
+        """Take members through a stage; return those who are still going."""
+        going = []
+        for member in members:
+            try:
+                stage(member)
+            except STEP_ERRORS as error:
+                self._end(member, error)
+            else:
+                going.append(member)
+        return going
+
+    def _end(self, member: _Member, error: Exception) -> None:
+        """Close a refresh that did not get through."""
+        rollout = self._steps.rollout
+        match error:
+            case errors.UserErasedError() | errors.RefreshOverError():
+                _step("clean", rollout.clean, member.id)
+            case errors.RefreshCancelledError():
+                _step("cancel", rollout.cancel, member.id)
+            case errors.NothingToLearnError() | errors.CandidateRefusedError():
+                _step("refuse", rollout.refuse, member.id, _message(error))
+            case _:
+                user_id = _step("fail", rollout.fail, member.id, _message(error))
+                if user_id is not None:
+                    self._drain_later(user_id, member.id)
+        self._note_end(member)
+
+    def _drain_later(self, user_id: int, refresh_id: str) -> None:
+        """Have the version that was replaced drained; the refresh itself is done without it."""
+        try:
+            _step("drain", self._steps.jobs.drain, user_id, f"drain-{refresh_id}")
+        except STEP_ERRORS as error:
+            # The gateway's upkeep finds what is loaded without need.
+            log.warning("drain not enqueued", user=user_id, reason=_message(error))
+
+    def _note_end(self, member: _Member) -> None:
+        self._ended += 1
+        if len(self._members) > 1:
+            log.info("fleet", refresh=member.id, users_done=self._ended, users=len(self._members))
 
 
-def _patiently(name: str) -> StepOptions:
-    """Options of a step that needs the engines: a restart of one takes up to a minute."""
-    return {
+def _step(name: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a recorded step."""
+    return DBOS.run_step({"name": name}, _storable(name, action), *args, **kwargs)
+
+
+def _patient_step(name: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a recorded step that waits some minutes for an engine that restarts."""
+    options: StepOptions = {
         "name": name,
         "retries_allowed": True,
-        "interval_seconds": 2.0,
-        "backoff_rate": 1.5,
-        "max_attempts": 8,
+        "interval_seconds": 1.0,
+        "backoff_rate": 1.3,
+        "max_attempts": 20,
+        "should_retry": lambda error: isinstance(error, EngineUnavailableError),
     }
+    return DBOS.run_step(options, _storable(name, action), *args, **kwargs)
+
+
+def _storable(name: str, action: Callable[P, T]) -> Callable[P, T]:
+    """Let only errors out of a step that can be stored with its record."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return action(*args, **kwargs)
+        except (*errors.OUTCOMES, EngineUnavailableError):
+            raise
+        except EngineRefusedError as error:
+            if error.status >= 500:
+                raise EngineUnavailableError(str(error)) from None
+            raise errors.StepFailedError(_message(error)) from None
+        except Exception as error:
+            # What is raised from here has the message; the log keeps the rest.
+            log.exception("step failed", step=name)
+            raise errors.StepFailedError(_message(error)) from None
+
+    return run
+
+
+def _message(error: BaseException) -> str:
+    """What a person is told: of a step that was tried often, the last thing that went wrong."""
+    if isinstance(error, dbos_error.DBOSMaxStepRetriesExceeded) and error.errors:
+        return _message(error.errors[-1])
+    return str(error) or (type(error).__doc__ or type(error).__name__).strip()

@@ -6,12 +6,14 @@ from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server.app import create_app
 from server.engine import connect_engines
+from server.logs import configure_logs
 from server.services import Services
 from server.settings import Settings
 
 
 def main() -> None:
     """Serve until stopped."""
+    configure_logs()
     settings = Settings()
     services = Services.build(
         settings,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
+from anyio import create_task_group
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -11,9 +12,20 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from perce.errors import AttuneError
-from server.errors import error_body, http_error
+from server.errors import EngineAsleepError, error_body, http_error
 from server.metrics import MetricsMiddleware
-from server.routes import adapters, health, keys, memory, openai, pir, users
+from server.routes import (
+    adapters,
+    health,
+    integrity,
+    keys,
+    memory,
+    openai,
+    pir,
+    refreshes,
+    schedule,
+    users,
+)
 from server.services import Services
 
 log = structlog.get_logger()
@@ -25,13 +37,28 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(services.database.migrate, services.settings.home)
-        yield
+        async with create_task_group() as background:
+            background.start_soon(services.upkeep.run)
+            yield
+            background.cancel_scope.cancel()
         await services.close()
 
     app = FastAPI(title="Attune", lifespan=lifespan)
     app.state.services = services
     app.add_middleware(MetricsMiddleware)
-    for module in (health, openai, pir, keys, users, memory, adapters):
+    routed = (
+        health,
+        openai,
+        pir,
+        keys,
+        users,
+        memory,
+        adapters,
+        refreshes,
+        schedule,
+        integrity,
+    )
+    for module in routed:
         app.include_router(module.router)
     app.add_exception_handler(AttuneError, _attune_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
@@ -43,6 +70,8 @@ def create_app(services: Services) -> FastAPI:
 async def _attune_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, AttuneError)
     status, body = http_error(error)
+    if isinstance(error, EngineAsleepError):
+        return JSONResponse(body, status, {"Retry-After": str(error.retry_after_s)})
     return JSONResponse(body, status)
 
 

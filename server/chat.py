@@ -18,6 +18,7 @@ from server.personas import Persona, Personas, check_contrast
 from server.reply import Reply, strip
 from server.schemas import ChatRequest
 from server.settings import Settings
+from server.store import counters
 from server.store.database import Database
 from server.store.tables import Interaction, User
 
@@ -58,8 +59,7 @@ class Chat:
             reply = Reply()
             reply.add(response)
             extension = await self._extension(request, persona, reply)
-        if request.store:
-            await run_in_threadpool(self._log, user, messages, persona, reply)
+        await run_in_threadpool(self._log, user, request, messages, persona, reply)
         response["model"] = request.model or persona.base.name
         response["personalization"] = extension
         return strip(response, request.logprobs)
@@ -85,8 +85,7 @@ class Chat:
                 else:
                     yield chunk
             extension = await self._extension(request, persona, reply)
-        if request.store:
-            await run_in_threadpool(self._log, user, messages, persona, reply)
+        await run_in_threadpool(self._log, user, request, messages, persona, reply)
         if held:
             held[-1]["personalization"] = extension
         for chunk in held:
@@ -139,6 +138,8 @@ class Chat:
             "pir": None,
             "words": None,
         }
+        if persona.passed_over is not None:
+            extension["damaged"] = persona.passed_over.label
         if wish.pir:
             ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(
@@ -148,10 +149,19 @@ class Chat:
         return extension
 
     def _log(
-        self, user: User, messages: list[dict[str, Any]], persona: Persona, reply: Reply
+        self,
+        user: User,
+        request: ChatRequest,
+        messages: list[dict[str, Any]],
+        persona: Persona,
+        reply: Reply,
     ) -> None:
+        """Note the turn; what was said in it is kept unless the request says not to."""
         with self._database.write() as session:
-            if _still_there(session, user):
+            if not _still_there(session, user):
+                return
+            counters.message_answered(session, user.id)
+            if request.store:
                 session.add(
                     Interaction(
                         id=reply.id,

@@ -6,6 +6,7 @@ that knows status codes; the body is always in OpenAI's shape.
 
 from typing import Any
 
+from perce.cutting import PromptTooLong
 from perce.errors import AttuneError
 from perce.tokens import TemplateRefusal, UnsupportedContent
 
@@ -49,6 +50,21 @@ class EngineUnavailableError(AttuneError):
     """The engine does not answer: it is starting or restarting; try again in a minute."""
 
 
+class EngineAsleepError(AttuneError):
+    """The engine sleeps while its GPU trains: try again when `Retry-After` says.
+
+    Attributes:
+        retry_after_s: Seconds until it is expected back.
+    """
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(
+            f"The engine sleeps while its GPU trains; it is expected back in {retry_after_s} s: "
+            "try again then."
+        )
+        self.retry_after_s = retry_after_s
+
+
 class EngineRefusedError(AttuneError):
     """The engine answered with an error of its own; its status and text are kept.
 
@@ -74,8 +90,10 @@ _STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
     UnknownUserError: (404, "invalid_request_error", "unknown_user"),
     NotFoundError: (404, "invalid_request_error", "not_found"),
     ConflictError: (409, "invalid_request_error", "conflict"),
+    PromptTooLong: (413, "invalid_request_error", "too_large"),
     TooLargeError: (413, "invalid_request_error", "too_large"),
     UnprocessableError: (422, "invalid_request_error", "unprocessable"),
+    EngineAsleepError: (503, "server_error", "engine_asleep"),
     EngineUnavailableError: (503, "server_error", "engine_unavailable"),
     JobsUnavailableError: (503, "server_error", "jobs_unavailable"),
 }

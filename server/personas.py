@@ -15,10 +15,12 @@ from fastapi.concurrency import run_in_threadpool
 from perce.context import Candidate
 from perce.pir import Contrast
 from perce.prompt import Message, PromptPair, prompt_pair
-from server import registry
+from server import adapter_store
 from server.context import ContextSource
 from server.engine import Engine, ServedModel
 from server.errors import BadRequestError, ConflictError, EngineRefusedError
+from server.leases import Leases
+from server.naps import Naps
 from server.schemas import Personalization
 from server.store.database import Database
 from server.store.tables import Adapter, User
@@ -29,7 +31,10 @@ _UNKNOWN_MODEL = 404
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """How one request is answered: with which prompts, weights and engine."""
+    """How one request is answered: with which prompts, weights and engine.
+
+    `passed_over` is the active version where its files are damaged, and `adapter` stands in.
+    """
 
     user: User
     context: Sequence[Candidate]
@@ -37,6 +42,7 @@ class Persona:
     adapter: Adapter | None
     engine: Engine
     base: ServedModel
+    passed_over: Adapter | None = None
 
     @property
     def model(self) -> str:
@@ -78,7 +84,7 @@ class Persona:
         except EngineRefusedError as error:
             if error.status != _UNKNOWN_MODEL or self.adapter is None:
                 raise
-        await run_in_threadpool(registry.verify, self.adapter)
+        await run_in_threadpool(adapter_store.verify, self.adapter)
         await self.engine.load_adapter(self.adapter.name, Path(self.adapter.folder))
         return await ask()
 
@@ -87,11 +93,17 @@ class Personas:
     """Chooses how requests are answered."""
 
     def __init__(
-        self, database: Database, contexts: ContextSource, engines: Sequence[Engine]
+        self,
+        database: Database,
+        contexts: ContextSource,
+        engines: Sequence[Engine],
+        leases: Leases,
     ) -> None:
         self._database = database
         self._contexts = contexts
         self._engines = engines
+        self._leases = leases
+        self._naps = Naps(database)
 
     @asynccontextmanager
     async def choose(
@@ -100,12 +112,13 @@ class Personas:
         """Choose context and adapter, and keep the adapter loaded until the request ends.
 
         Raises:
-            BadRequestError, NotFoundError, DamagedAdapterError: The adapter wished for is
-                none, is not there, or is damaged.
+            BadRequestError, NotFoundError, DamagedAdapterError: The version named is none, is
+                not there, or is damaged.
+            EngineAsleepError: All engines sleep while their GPU trains.
             EngineUnavailableError: The engine does not answer.
         """
         # A user stays on one engine: there its prefix is cached and its adapter loaded.
-        engine = self._engines[user.id % len(self._engines)]
+        engine = await run_in_threadpool(self._naps.awake, self._engines, user.id)
         base = await engine.served_model()
         context: list[Candidate] = []
         if wish.persona:
@@ -116,24 +129,17 @@ class Personas:
                 wish.conversation,
                 wish.refresh_context,
             )
-        leased = await run_in_threadpool(self._lease, user, wish.adapter)
-        adapter, token = leased or (None, None)
+        with CancelScope(shield=True):  # a lease that nobody knows of would never go back
+            leased = await run_in_threadpool(self._leases.take, user, wish.adapter)
         try:
             prompts = prompt_pair(messages, [candidate.item for candidate in context])
-            yield Persona(user, context, prompts, adapter, engine, base)
+            passed_over = leased.passed_over
+            yield Persona(user, context, prompts, leased.adapter, engine, base, passed_over)
         finally:
-            if token is not None:
+            if leased.token is not None:
                 # A client that hangs up cancels this task: the lease goes back all the same.
                 with CancelScope(shield=True):
-                    await run_in_threadpool(self._release, token)
-
-    def _lease(self, user: User, choice: str) -> tuple[Adapter, str] | None:
-        with self._database.write() as session:
-            return registry.lease(session, user, choice)
-
-    def _release(self, token: str) -> None:
-        with self._database.write() as session:
-            registry.release(session, token)
+                    await run_in_threadpool(self._leases.give_back, leased.token)
 
 
 def check_contrast(contrast: Contrast, wish: Personalization, adapter: Adapter | None) -> None:

@@ -132,6 +132,14 @@ class RollbackRequest(Strict):
     to: str | None = None
 
 
+class VerifyRequest(Strict):
+    """Which adapters to check: one user's, or a page of all users', behind `after`."""
+
+    user: str | None = None
+    after: int = Field(0, ge=0)
+    repair: bool = False
+
+
 class RefreshRequest(Strict):
     """How to refresh: with the PerCE loss, or with plain cross-entropy as its control."""
 
@@ -145,3 +153,8 @@ class ScheduleRequest(Strict):
     timezone: str | None = None
     paused: bool | None = None
     min_new_texts: int | None = None
+    quiet_minutes: float | None = None
+    min_gap_hours: float | None = None
+    window_hours: float | None = None
+    online: bool | None = None
+    online_per_hour: int | None = None

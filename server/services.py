@@ -6,12 +6,15 @@ from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server.chat import Chat
 from server.context import ContextSource
+from server.damage import Damage
 from server.engine import Engine
 from server.explain import Explainer
 from server.jobs import Jobs
+from server.leases import Leases
 from server.personas import Personas
 from server.settings import Settings
 from server.store.database import Database
+from server.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class Services:
     explainer: Explainer
     chat: Chat
     jobs: Jobs
+    leases: Leases
+    damage: Damage
+    upkeep: Upkeep
 
     @classmethod
     def build(
@@ -40,7 +46,10 @@ class Services:
         """Wire all parts to each other; nothing is connected yet."""
         database = Database(settings.store_url())
         contexts = ContextSource(database, encoder, settings, tokenizer.count)
-        personas = Personas(database, contexts, engines)
+        damage = Damage()
+        leases = Leases(database, damage)
+        personas = Personas(database, contexts, engines, leases)
+        jobs = Jobs(settings.queue_url())
         explainer = Explainer(tokenizer)
         return cls(
             settings=settings,
@@ -52,7 +61,10 @@ class Services:
             personas=personas,
             explainer=explainer,
             chat=Chat(settings, database, personas, tokenizer, explainer),
-            jobs=Jobs(settings.queue_url()),
+            jobs=jobs,
+            leases=leases,
+            damage=damage,
+            upkeep=Upkeep(settings, database, engines, jobs, leases, damage),
         )
 
     async def close(self) -> None:

@@ -14,8 +14,8 @@ from ui.settings import UiSettings
 METHODS = [("PerCE: weigh personal words", "perce"), ("CE: plain control", "ce")]
 
 Update = dict[str, Any]
-Page = tuple[str, str, Update, Update, Update]
-"""Versions, newest refresh, choices of rollback, refresh button, timer."""
+Page = tuple[str, str, Update, Update, Update, Update]
+"""Versions, newest refresh, choices of rollback, refresh button, timer, cancel button."""
 
 
 class AdaptersTab:
@@ -47,6 +47,15 @@ class AdaptersTab:
                 self._gateway.start_refresh(name, method)
         return self.show(name, chosen)
 
+    def cancel(self, name: str | None, chosen: str | None = None) -> Page:
+        """Cancel the refresh that waits or runs."""
+        if name:
+            with notices():
+                newest = next(iter(self._gateway.refreshes(name)), None)
+                if newest is not None and not newest.finished:
+                    self._gateway.cancel_refresh(name, newest.id)
+        return self.show(name, chosen)
+
     def rollback(self, name: str | None, to: str | None) -> Page:
         """Make another version active."""
         if name and to:
@@ -58,6 +67,7 @@ class AdaptersTab:
 
 def _page(versions: Versions, refresh: Refresh | None, chosen: str | None) -> Page:
     running = refresh is not None and not refresh.finished
+    stoppable = refresh is not None and running and not refresh.cancel_requested
     choices = rollback_choices(versions)
     kept = chosen if chosen in {value for _, value in choices} else None
     return (
@@ -66,6 +76,7 @@ def _page(versions: Versions, refresh: Refresh | None, chosen: str | None) -> Pa
         dict(gr.update(choices=choices, value=kept)),
         dict(gr.update(interactive=not running)),
         dict(gr.update(active=running)),
+        dict(gr.update(visible=stoppable)),
     )
 
 
@@ -93,6 +104,9 @@ def build(tab: AdaptersTab, persona: gr.Dropdown, opened: gr.Tab, settings: UiSe
                 start = gr.Button(
                     "Refresh now", variant="primary", scale=1, min_width=140, elem_id="refresh"
                 )
+                stop = gr.Button(
+                    "Cancel", visible=False, scale=1, min_width=90, elem_id="cancel-refresh"
+                )
             progress = gr.HTML(refresh_card(None), elem_id="progress", padding=False)
         with gr.Column(scale=4, min_width=300):
             gr.HTML("<h3>Roll back</h3>", padding=False)
@@ -100,8 +114,9 @@ def build(tab: AdaptersTab, persona: gr.Dropdown, opened: gr.Tab, settings: UiSe
             back = gr.Button("Roll back", elem_id="rollback")
 
     timer = gr.Timer(settings.ui_poll_s, active=False)
-    page = [table, progress, to, start, timer]
+    page = [table, progress, to, start, timer, stop]
     looks = [persona.select, opened.select, timer.tick]
     gr.on(looks, tab.show, [persona, to], page, show_progress="hidden")
     start.click(tab.refresh, [persona, method, to], page, show_progress="hidden")
+    stop.click(tab.cancel, [persona, to], page, show_progress="hidden")
     back.click(tab.rollback, [persona, to], page, show_progress="hidden")

@@ -8,7 +8,19 @@ from html import escape
 from typing import get_args
 
 from ui.moment import when
-from ui.records import ContextItem, Import, Losses, Progress, Refresh, Schedule, Stage, Version
+from ui.records import (
+    ContextItem,
+    Examples,
+    Import,
+    Losses,
+    Plan,
+    Progress,
+    Refresh,
+    Round,
+    Schedule,
+    Stage,
+    Version,
+)
 
 STAGE_NAMES = {
     "dataset": "Dataset",
@@ -25,6 +37,7 @@ STATE_NOTES = {
     "running": "Running",
     "succeeded": "Finished",
     "failed": "Failed",
+    "cancelled": "Cancelled",
 }
 
 SHOWN_ERRORS = 20
@@ -88,36 +101,58 @@ def refresh_card(refresh: Refresh | None) -> str:
         parts.append(f'<p class="bad">{escape(refresh.error)}</p>')
     if refresh.held_out_loss or refresh.personal_loss:
         parts.append(_loss_table(refresh))
+    if refresh.examples is not None:
+        parts.append(_examples_line(refresh.examples))
     return f'<div class="card refresh">{"".join(parts)}</div>'
 
 
-def started_card(refreshes: Sequence[Refresh]) -> str:
-    """Show which refreshes a run of the schedule has queued."""
-    if not refreshes:
-        return _empty("Nobody has enough new texts: nothing was started.")
+def started_card(started: Round) -> str:
+    """Show what a run of the schedule has planned, and the first refreshes that it queued."""
+    if started.plan is None:
+        return _empty("The worker has not planned the round yet: look again in a moment.")
+    if not started.plan.due:
+        return _empty("Nobody is due: nothing was started.")
     rows = "".join(
         f"<tr><td>{escape(refresh.user)}</td><td>{escape(refresh.method)}</td>"
         f"<td>{STATE_NOTES[refresh.status]}</td></tr>"
-        for refresh in refreshes
+        for refresh in started.data
     )
     return (
-        '<div class="card"><table><tr><th>User</th><th>Method</th><th>State</th></tr>'
+        f'<div class="card"><p>{escape(plan_line(started.plan))}</p>'
+        "<table><tr><th>User</th><th>Method</th><th>State</th></tr>"
         f"{rows}</table></div>"
     )
 
 
 def schedule_card(schedule: Schedule) -> str:
-    """Show when due users are refreshed next."""
+    """Show when due users are refreshed next, who is due, and what the last plan came to."""
     badge = _badge("Paused", "warn") if schedule.paused else _badge("Active", "good")
     next_run = "not while paused" if schedule.paused else when(schedule.next_run)
     texts = "text" if schedule.min_new_texts == 1 else "texts"
+    window = f"{schedule.window_hours:g} h" if schedule.window_hours else "no end"
+    online = f"at most {schedule.online_per_hour} an hour" if schedule.online else "off"
+    plan = "none yet"
+    if schedule.last_plan is not None:
+        plan = f"{when(schedule.last_plan.created_at)}: {plan_line(schedule.last_plan)}"
     return (
         f'<div class="card schedule">{badge}<dl>'
         f"<dt>Next run</dt><dd>{escape(next_run)}</dd>"
         f"<dt>Cron</dt><dd><code>{escape(schedule.cron)}</code> {escape(schedule.timezone)}</dd>"
-        f"<dt>Who is due</dt><dd>anyone with at least {schedule.min_new_texts} new {texts}</dd>"
+        f"<dt>Who is due</dt><dd>anyone with at least {schedule.min_new_texts} new {texts}, quiet "
+        f"for {schedule.quiet_minutes:g} min, last refreshed {schedule.min_gap_hours:g} h ago</dd>"
+        f"<dt>Window</dt><dd>{window}</dd>"
+        f"<dt>Online</dt><dd>{online}</dd>"
+        f"<dt>Last plan</dt><dd>{escape(plan)}</dd>"
         "</dl></div>"
     )
+
+
+def plan_line(plan: Plan) -> str:
+    """Sum a plan up in one line."""
+    line = f"{plan.due:,} due, {plan.planned:,} planned"
+    if plan.carried_over:
+        line += f", {plan.carried_over:,} carried over"
+    return f"{line}; expected to take {plan.expected_s / 60:,.0f} min"
 
 
 def versions_table(versions: Sequence[Version]) -> str:
@@ -145,6 +180,10 @@ def _text_row(item: ContextItem) -> str:
 def _refresh_head(refresh: Refresh) -> str:
     if refresh.status == "failed":
         badge = _badge("Failed", "bad")
+    elif refresh.status == "cancelled":
+        badge = _badge("Cancelled: nothing was changed", "warn")
+    elif refresh.cancel_requested and not refresh.finished:
+        badge = _badge("Being cancelled", "busy")
     elif refresh.verdict == "publish":
         badge = _badge(f"Published {refresh.adapter or ''}".strip(), "good")
     elif refresh.verdict == "reject":
@@ -177,8 +216,29 @@ def _bar(progress: Progress | None) -> str:
     return (
         f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100"><i style="width:{share:.1f}%"></i></div>'
-        f'<span class="faint">step {progress.step} of {progress.steps}</span>'
+        f'<span class="faint">{_pace(progress)}</span>'
     )
+
+
+def _pace(progress: Progress) -> str:
+    """Steps done, tokens per second and the time left, as far as they are known."""
+    parts = [f"step {progress.step} of {progress.steps}"]
+    if progress.tokens_per_s is not None:
+        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
+    if progress.seconds_left is not None:
+        parts.append(f"{progress.seconds_left:.0f} s left")
+    return " · ".join(parts)
+
+
+def _examples_line(examples: Examples) -> str:
+    """What was learnt from, and why other texts were not."""
+    said = f"Learnt from {examples.train} texts"
+    if examples.replayed:
+        said += f", {examples.replayed} of them again"
+    said += f", judged on {examples.held_out}."
+    if examples.left_out_in_words:
+        said += f" Left out: {examples.left_out_in_words}."
+    return f'<p class="faint">{escape(said)}</p>'
 
 
 def _loss_table(refresh: Refresh) -> str:

@@ -25,10 +25,13 @@ from ui.records import (
     Record,
     Refresh,
     Reply,
+    Round,
     Schedule,
     Text,
     User,
+    Verification,
     Versions,
+    WrittenPlan,
 )
 from ui.transport import GatewayError, Transport
 
@@ -156,6 +159,13 @@ class Gateway:
         """Make an earlier version active: `v1`, `none` (the base model), None the one before."""
         return self._one(Versions, "POST", _of(user, "adapters", "rollback"), json={"to": to})
 
+    def verify_adapters(
+        self, user: str | None = None, *, after: int = 0, repair: bool = False
+    ) -> Verification:
+        """Check adapters against the registry: a user's, or a page of all users'."""
+        body = {"user": user, "after": after, "repair": repair}
+        return self._one(Verification, "POST", "/v1/adapters/verify", json=body)
+
     def start_refresh(self, user: str, method: Method = "perce") -> Refresh:
         """Queue a refresh of a user's adapter."""
         return self._one(Refresh, "POST", _of(user, "refreshes"), json={"method": method})
@@ -168,17 +178,25 @@ class Gateway:
         """One refresh as it stands now."""
         return self._one(Refresh, "GET", _of(user, "refreshes", refresh))
 
+    def cancel_refresh(self, user: str, refresh: str) -> Refresh:
+        """Cancel a refresh: one that waits at once, one that trains after its step."""
+        return self._one(Refresh, "POST", _of(user, "refreshes", refresh, "cancel"))
+
     def schedule(self) -> Schedule:
         """When due users are refreshed."""
         return self._one(Schedule, "GET", "/v1/schedule")
 
-    def set_schedule(self, **changes: str | int | bool) -> Schedule:
-        """Change any of `cron`, `timezone`, `paused`, `min_new_texts`."""
+    def set_schedule(self, **changes: str | float | bool) -> Schedule:
+        """Change any field of the schedule, such as `cron`, `paused` or `min_new_texts`."""
         return self._one(Schedule, "PUT", "/v1/schedule", json=changes)
 
-    def run_schedule(self) -> list[Refresh]:
-        """Queue a refresh for every due user now."""
-        return _records(Refresh, self._http.json("POST", "/v1/schedule/run"))
+    def run_schedule(self) -> Round:
+        """Start a round over everybody who is due now."""
+        return self._one(Round, "POST", "/v1/schedule/run")
+
+    def plan(self, limit: int = 100) -> WrittenPlan:
+        """The newest round's plan, with the first of its entries."""
+        return self._one(WrittenPlan, "GET", f"/v1/schedule/plan?limit={limit}")
 
     def feedback(
         self, user: str, reply: str, feedback: str | None, edited: str | None = None

@@ -12,7 +12,7 @@ Contrast = Literal["persona", "adapter", "both"]
 Method = Literal["perce", "ce"]
 Stage = Literal["dataset", "train", "gate", "publish", "warm", "activate", "drain"]
 
-FINISHED = frozenset({"succeeded", "failed"})
+FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Record(BaseModel):
@@ -111,6 +111,13 @@ class PersonalWord(Record):
     personal: bool
 
 
+class Cut(Record):
+    """What a scored prompt went without, oldest first, so that it fits the model."""
+
+    items: int
+    tokens: int
+
+
 class Personalization(Record):
     """How a reply was personalized, and which of its words depend on the user."""
 
@@ -120,6 +127,7 @@ class Personalization(Record):
     pir: tuple[PersonalToken, ...] | None = None
     words: tuple[PersonalWord, ...] | None = None
     contrast: Contrast = "persona"
+    cut: Cut | None = None
 
 
 class Content(Record):
@@ -162,7 +170,7 @@ class Version(Record):
 
     version: str
     name: str
-    state: Literal["candidate", "active", "retired", "rejected"]
+    state: Literal["candidate", "active", "retired", "erased", "rejected"]
     parent: str | None = None
     method: str | None = None
     created_at: str
@@ -177,11 +185,55 @@ class Versions(Record):
     data: tuple[Version, ...] = ()
 
 
+class Finding(Record):
+    """One thing that is wrong with the adapters on disk, and what to do about it."""
+
+    problem: str
+    user: str
+    version: str
+    path: str
+    detail: str
+    advice: str
+    repaired: bool = False
+
+
+class Verification(Record):
+    """A check of adapters: of one user, or of a page of all users."""
+
+    users: int
+    versions: int
+    findings: tuple[Finding, ...] = ()
+    next: int | None = None
+    """Where the next page starts; None at the end."""
+
+
 class Progress(Record):
-    """How many of its steps a stage has done."""
+    """How many of its steps a stage has done, how fast, and how long the rest takes."""
 
     step: int
     steps: int
+    tokens_per_s: float | None = None
+    seconds_left: float | None = None
+
+
+class Examples(Record):
+    """What a refresh learnt from: numbers of texts, and why others were left out."""
+
+    train: int
+    held_out: int
+    replayed: int = 0
+    left_out: dict[str, int] = {}
+    left_out_in_words: str = ""
+
+
+class Training(Record):
+    """How a training run went; losses in nats per token."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
 
 
 class Losses(Record):
@@ -192,13 +244,21 @@ class Losses(Record):
     candidate: float | None = None
 
 
+class Report(Record):
+    """What a refresh measured, as far as it got."""
+
+    examples: Examples | None = None
+    training: Training | None = None
+
+
 class Refresh(Record):
     """One run of training, gating and publishing for a user."""
 
     id: str
     user: str
     method: str
-    status: Literal["queued", "running", "succeeded", "failed"]
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    cancel_requested: bool = False
     stage: str | None = None
     progress: Progress | None = None
     verdict: Literal["publish", "reject"] | None = None
@@ -206,6 +266,7 @@ class Refresh(Record):
     adapter: str | None = None
     held_out_loss: Losses | None = None
     personal_loss: Losses | None = None
+    report: Report | None = None
     seconds: float | None = None
     error: str | None = None
     created_at: str
@@ -216,12 +277,66 @@ class Refresh(Record):
         """Whether nothing more will happen to this refresh."""
         return self.status in FINISHED
 
+    @property
+    def examples(self) -> Examples | None:
+        """What it learnt from, once that is known."""
+        return self.report.examples if self.report else None
+
+    @property
+    def training(self) -> Training | None:
+        """How its training went, once it has ended."""
+        return self.report.training if self.report else None
+
+
+class Plan(Record):
+    """What a round's plan came to: numbers of due users, and seconds."""
+
+    created_at: str
+    window_until: str | None = None
+    due: int
+    planned: int
+    carried_over: int
+    fleets: int
+    expected_s: float
+    measured_on: int = 0
+    states: dict[str, int] = {}
+
+
+class PlanEntry(Record):
+    """One due user in a plan."""
+
+    rank: int
+    user: str
+    fleet: int | None = None
+    expected_s: float
+    state: str
+
+
+class WrittenPlan(Plan):
+    """A plan with the first of its entries."""
+
+    entries: tuple[PlanEntry, ...] = ()
+
 
 class Schedule(Record):
-    """When due users are refreshed."""
+    """When due users are refreshed, and who is due."""
 
     cron: str
     timezone: str
     paused: bool
     next_run: str | None = None
     min_new_texts: int
+    quiet_minutes: float = 60.0
+    min_gap_hours: float = 8.0
+    window_hours: float = 0.0
+    online: bool = False
+    online_per_hour: int = 20
+    last_plan: Plan | None = None
+
+
+class Round(Record):
+    """A round that was started: its plan once written, and the first refreshes that it opened."""
+
+    run: str
+    plan: Plan | None = None
+    data: tuple[Refresh, ...] = ()

@@ -1,14 +1,16 @@
 """What is remembered of a user: facts, history, and what a query would retrieve."""
 
 from dataclasses import asdict
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.concurrency import run_in_threadpool
 
 from server.context import shown
 from server.errors import TooLargeError
 from server.history import MAX_BYTES, read_history
+from server.online import texts_arrived
 from server.routes.depends import Parts, PathUser
 from server.routes.views import fact_view, text_view
 from server.schemas import FactRequest
@@ -17,6 +19,8 @@ from server.store import memory
 from server.store.tables import User
 
 router = APIRouter(prefix="/v1/users/{user}")
+# Bytes of an import that are held in memory; a larger one waits on the disk.
+_IN_MEMORY = 2**20
 
 
 @router.get("/facts")
@@ -48,14 +52,18 @@ def list_history(user: PathUser, parts: Parts) -> dict[str, Any]:
 
 
 @router.post("/history")
-async def import_history(request: Request, user: PathUser, parts: Parts) -> dict[str, Any]:
+async def import_history(
+    request: Request, user: PathUser, parts: Parts, afterwards: BackgroundTasks
+) -> dict[str, Any]:
     """Import a JSONL file, plain or gzip; good lines are kept, bad ones are named."""
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BYTES:
-            raise TooLargeError("The history is larger than 256 MiB: import it in parts.")
-    return await run_in_threadpool(_import, parts, user, bytes(data))
+    with SpooledTemporaryFile(_IN_MEMORY) as file:
+        async for part in request.stream():
+            file.write(part)
+            if file.tell() > MAX_BYTES:
+                raise TooLargeError("The history is larger than 256 MiB: import it in parts.")
+        file.seek(0)
+        afterwards.add_task(texts_arrived, parts.jobs)
+        return await run_in_threadpool(_import, parts, user, file)
 
 
 @router.get("/memory")
@@ -64,8 +72,8 @@ def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
     return {"object": "list", "data": shown(parts.contexts.retrieve(user, query))}
 
 
-def _import(parts: Services, user: User, data: bytes) -> dict[str, Any]:
-    found = read_history(data)
+def _import(parts: Services, user: User, file: IO[bytes]) -> dict[str, Any]:
+    found = read_history(file)
     with parts.database.write() as session:
         added = memory.add_texts(session, user, found.texts)
     parts.contexts.embed(user)

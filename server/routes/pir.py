@@ -3,12 +3,13 @@
 import time
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
 
 from perce.prompt import Message
 from server.context import shown
 from server.errors import BadRequestError, NotFoundError, TooLargeError
+from server.online import texts_arrived
 from server.personas import check_contrast
 from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import FeedbackRequest, Personalization, PirRequest
@@ -31,18 +32,23 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
     async with parts.personas.choose(user, messages, wish) as persona:
         check_contrast(request.contrast, wish, persona.adapter)
         explanation = await parts.explainer.explain(persona, reply_ids, request.contrast)
+    cut = explanation.cut
+    kept = [item for index, item in enumerate(persona.context) if index not in cut.items]
     return {
         "object": "pir",
         "user": user.name,
         "adapter": persona.adapter.label if persona.adapter else None,
-        "context": shown(persona.context),
+        "context": shown(kept),
+        "cut": {"items": len(cut.items), "tokens": cut.tokens},
         "reply": parts.tokenizer.decode(reply_ids),
         **explanation.to_json(),
     }
 
 
 @router.post("/feedback")
-def feedback(request: FeedbackRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
+def feedback(
+    request: FeedbackRequest, parts: Parts, caller: Caller, afterwards: BackgroundTasks
+) -> dict[str, Any]:
     """Keep what the user thinks of a reply; a liked or edited one becomes a text of the user."""
     with parts.database.write() as session:
         interaction = session.get(Interaction, request.id)
@@ -55,6 +61,7 @@ def feedback(request: FeedbackRequest, parts: Parts, caller: Caller) -> dict[str
         endorsed = _endorsed(interaction)
         if endorsed is not None:
             memory.add_texts(session, owner, [endorsed])
+            afterwards.add_task(texts_arrived, parts.jobs)
     return request.model_dump(include={"id", "feedback", "edited"})
 
 

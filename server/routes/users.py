@@ -6,14 +6,14 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
-from server import registry, swap
+from server import adapter_store, registry, swap
 from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Parts, PathUser
 from server.routes.views import adapter_views, fact_view, refresh_view, text_view, user_view
 from server.schemas import UserRequest
 from server.services import Services
 from server.store import memory
-from server.store.tables import Adapter, Interaction, User
+from server.store.tables import Interaction, User
 from server.store.users import add_user, erase_user, revoke_keys, summarize
 
 router = APIRouter(prefix="/v1/users")
@@ -68,9 +68,9 @@ async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
     files that are gone; then everything goes.
     """
     await run_in_threadpool(_retire_all, parts, user)
-    await swap.drain(parts.database, parts.engines, user.id)
-    adapters, counts = await run_in_threadpool(_erase_rows, parts, user)
-    await run_in_threadpool(swap.delete_files, adapters)
+    await swap.drain(parts.database, parts.engines, user.id, keep=0)
+    counts = await run_in_threadpool(_erase_rows, parts, user)
+    await run_in_threadpool(adapter_store.delete, parts.settings.adapters_dir() / f"u{user.id}")
     return {"object": "user.erased", "name": user.name, **counts}
 
 
@@ -80,10 +80,9 @@ def _retire_all(parts: Services, user: User) -> None:
         registry.deactivate(session, user)
 
 
-def _erase_rows(parts: Services, user: User) -> tuple[list[Adapter], dict[str, int]]:
+def _erase_rows(parts: Services, user: User) -> dict[str, int]:
     with parts.database.write() as session:
-        adapters = list(registry.versions(session, user))
-        return adapters, erase_user(session, user)
+        return erase_user(session, user)
 
 
 def _interaction_view(row: Interaction) -> dict[str, Any]:

@@ -50,6 +50,13 @@ def adapter_views(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
             "method": adapter.method,
             "created_at": adapter.created_at.isoformat(),
             "reason": adapter.reason,
+            "base_model": adapter.base_model,
+            "data_fingerprint": adapter.data_fingerprint,
+            "settings": adapter.settings,
+            "code_version": adapter.code_version,
+            "size_bytes": adapter.size_bytes,
+            "checksums": adapter.checksums,
+            "erased_at": adapter.erased_at.isoformat() if adapter.erased_at else None,
             "metrics": adapter.metrics,
         }
         for adapter in adapters
@@ -62,7 +69,12 @@ def refresh_view(session: Session, refresh: Refresh) -> dict[str, Any]:
     adapter = session.get(Adapter, refresh.adapter_id) if refresh.adapter_id else None
     progress = None
     if refresh.step is not None and refresh.status == "running":
-        progress = {"step": refresh.step, "steps": refresh.steps}
+        progress = {
+            "step": refresh.step,
+            "steps": refresh.steps,
+            "tokens_per_s": refresh.tokens_per_s,
+            "seconds_left": refresh.seconds_left,
+        }
     seconds = None
     if refresh.started_at and refresh.finished_at:
         seconds = (refresh.finished_at - refresh.started_at).total_seconds()
@@ -71,7 +83,11 @@ def refresh_view(session: Session, refresh: Refresh) -> dict[str, Any]:
         "id": refresh.id,
         "user": user.name,
         "method": refresh.method,
+        "origin": refresh.origin,
+        "plan": refresh.plan_id,
         "status": refresh.status,
+        "cancel_requested": refresh.cancel_requested,
+        "worker": refresh.worker,
         "stage": refresh.stage,
         "progress": progress,
         "verdict": refresh.verdict,
@@ -83,5 +99,6 @@ def refresh_view(session: Session, refresh: Refresh) -> dict[str, Any]:
         "seconds": seconds,
         "error": refresh.error,
         "created_at": refresh.created_at.isoformat(),
+        "started_at": refresh.started_at.isoformat() if refresh.started_at else None,
         "finished_at": refresh.finished_at.isoformat() if refresh.finished_at else None,
     }

@@ -25,6 +25,7 @@ from scripted_records import (
     PERSONAL,
     REPLY,
     STAGES,
+    new_plan,
     new_refresh,
     new_version,
     scores,
@@ -47,6 +48,8 @@ class ScriptedGateway:
     failures: list[tuple[str, int, str]] = field(default_factory=list)
     break_stream: bool = False
     due: list[str] = field(default_factory=lambda: ["otto"])
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """What a check of all adapters finds; a repair removes those that are removable."""
 
     def __post_init__(self) -> None:
         self.users: dict[str, dict[str, Any]] = {}
@@ -67,6 +70,12 @@ class ScriptedGateway:
             "paused": False,
             "next_run": "2026-11-22T03:00:00+00:00",
             "min_new_texts": 10,
+            "quiet_minutes": 60.0,
+            "min_gap_hours": 8.0,
+            "window_hours": 0.0,
+            "online": False,
+            "online_per_hour": 20,
+            "last_plan": None,
         }
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler(self))
         self.server.daemon_threads = True
@@ -147,9 +156,12 @@ class ScriptedGateway:
             f"GET {user}/refreshes": self._list_refreshes,
             f"POST {user}/refreshes": self._post_refresh,
             f"GET {user}/refreshes/([^/]+)": self._get_refresh,
+            f"POST {user}/refreshes/([^/]+)/cancel": self._cancel_refresh,
             "GET /v1/schedule": lambda _: (200, self.schedule),
             "PUT /v1/schedule": self._put_schedule,
+            "POST /v1/adapters/verify": self._verify,
             "POST /v1/schedule/run": self._run_schedule,
+            "GET /v1/schedule/plan": self._plan,
             "POST /v1/pir": self._pir,
             "POST /v1/feedback": lambda body: (200, body),
             "POST /v1/chat/completions": self._whole_chat,
@@ -246,10 +258,16 @@ class ScriptedGateway:
         self.advance(name)
         return 200, next(r for r in self.users[name]["refreshes"] if r["id"] == number)
 
+    def _cancel_refresh(self, name: str, number: str, _: object) -> Answer:
+        refresh = next(r for r in self.users[name]["refreshes"] if r["id"] == number)
+        if refresh["status"] == "queued":
+            refresh |= {"status": "cancelled", "finished_at": MADE}
+        return 202, refresh | {"cancel_requested": True}
+
     def advance(self, name: str) -> None:
         """Bring the user's newest refresh one stage further; at the end it is published."""
         refresh = next(iter(self.users[name]["refreshes"][::-1]), None)
-        if refresh is None or refresh["status"] == "succeeded":
+        if refresh is None or refresh["status"] in {"succeeded", "cancelled"}:
             return
         place = STAGES.index(refresh["stage"]) + 1 if refresh["stage"] else 0
         if place == len(STAGES):
@@ -290,11 +308,25 @@ class ScriptedGateway:
         self.schedule["next_run"] = None if paused else "2026-11-22T03:00:00+00:00"
         return 200, self.schedule
 
+    def _verify(self, body: dict[str, Any]) -> Answer:
+        found = [f | {"repaired": body["repair"] and f["removable"]} for f in self.findings]
+        everybody = body["user"] is None
+        counts = {"users": len(self.users) if everybody else 1, "versions": 2, "next": None}
+        return 200, {"object": "adapters.verification", "findings": found, **counts}
+
     def _run_schedule(self, _: object) -> Answer:
         started = [new_refresh(name, "r1", "perce") for name in self.due]
         for refresh in started:
             self.users[refresh["user"]]["refreshes"].append(refresh)
-        return 202, {"object": "list", "data": started}
+        plan = self.schedule["last_plan"] = new_plan(len(started))
+        return 202, {"object": "list", "run": "run-1", "plan": plan, "data": started}
+
+    def _plan(self, _: object) -> Answer:
+        entries = [
+            {"rank": rank, "user": name, "fleet": rank, "expected_s": 60.0, "state": "queued"}
+            for rank, name in enumerate(self.due, start=1)
+        ]
+        return 200, {**new_plan(len(entries)), "entries": entries}
 
     def _chosen(self, user: str, adapter: str) -> str | None:
         """The version behind `active`, `none` or a version's name."""

@@ -69,3 +69,26 @@ def new_refresh(user: str, number: str, method: str) -> dict[str, Any]:
     empty += ["personal_loss", "seconds", "error", "finished_at"]
     head = {"object": "refresh", "id": number, "user": user, "method": method, "status": "queued"}
     return head | {"created_at": MADE} | dict.fromkeys(empty)
+
+
+def new_plan(due: int) -> dict[str, Any]:
+    """A plan in which everybody who is due has a place."""
+    return {
+        "object": "plan",
+        "created_at": "2026-11-21T03:00:00+00:00",
+        "window_until": None,
+        "due": due,
+        "planned": due,
+        "carried_over": 0,
+        "fleets": due,
+        "expected_s": 60.0 * due,
+        "measured_on": 0,
+        "states": {"queued": due},
+    }
+
+
+def new_finding(problem: str, path: str) -> dict[str, Any]:
+    """Something that is wrong with the adapters on disk."""
+    words = {"detail": "It is wrong.", "advice": "Do this."}
+    where = {"user": "maeve", "version": "", "path": path}
+    return {"problem": problem, **where, **words, "removable": problem == "stray"}

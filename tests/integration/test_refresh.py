@@ -41,7 +41,7 @@ def finished(stack: Stack, user: str, identity: str, seconds: float = 300) -> di
     def ended() -> bool:
         with stack.client() as client:
             found.update(client.get(f"/v1/users/{user}/refreshes/{identity}").json())
-        return found.get("status") in ("succeeded", "failed")
+        return found.get("status") in ("succeeded", "failed", "cancelled")
 
     wait_until(ended, seconds)
     return found
@@ -65,6 +65,9 @@ def test_a_refresh_is_gated_and_published(stack: Stack, refreshed: dict[str, Any
     assert overall["candidate"] < overall["base"]
     assert personal["candidate"] <= 0.9 * personal["base"]
     assert overall["incumbent"] is None
+    examples = refreshed["report"]["examples"]
+    assert examples["train"] > examples["held_out"] > 0
+    assert examples["left_out_in_words"] == "" or sum(examples["left_out"].values()) > 0
     listed = adapters(stack, "wilf")
     assert listed["active"] == refreshed["adapter"] == "v1"
     folder = stack.home / "adapters" / listed["data"][0]["name"].split("@")[0] / "v1"
@@ -135,6 +138,28 @@ def test_a_worker_killed_while_training_ends_the_refresh_after_its_restart(stack
     assert ended["status"] == "succeeded", ended
     states = [one["state"] for one in adapters(stack, "anders")["data"]]
     assert states == ["active" if ended["verdict"] == "publish" else "rejected"]
+
+
+def test_a_cancelled_refresh_stops_and_changes_nothing(stack: Stack) -> None:
+    before = adapters(stack, "mina")
+    identity = start(stack, "mina")
+    path = f"/v1/users/mina/refreshes/{identity}"
+    seen: dict[str, Any] = {}
+
+    def training() -> bool:
+        with stack.client() as client:
+            seen.update(client.get(path).json()["progress"] or {})
+        return bool(seen)
+
+    wait_until(training, 120)
+    assert seen["tokens_per_s"] > 0 and seen["seconds_left"] >= 0
+    with stack.client() as client:
+        assert client.post(f"{path}/cancel").status_code == 202
+        ended = finished(stack, "mina", identity, 60)
+        assert (ended["status"], ended["verdict"]) == ("cancelled", None)
+        assert client.post(f"{path}/cancel").status_code == 409
+    assert adapters(stack, "mina") == before
+    assert not (stack.home / "work" / identity).exists()
 
 
 def test_erasing_a_user_leaves_no_files(stack: Stack) -> None:

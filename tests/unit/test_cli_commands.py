@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from scripted_gateway import ScriptedGateway
-from scripted_records import KEY, REPLY
+from scripted_records import KEY, REPLY, new_finding
 
 from scripts.attune.main import main
 
@@ -22,8 +22,8 @@ COMMANDS = [
     *[f"users {name}" for name in ("add", "list", "show", "export", "erase")],
     *[f"facts {name}" for name in ("add", "list", "remove")],
     "history import",
-    *[f"adapters {name}" for name in ("list", "show", "rollback")],
-    *[f"schedule {name}" for name in ("show", "set", "pause", "resume", "run-now")],
+    *[f"adapters {name}" for name in ("list", "show", "rollback", "verify")],
+    *[f"schedule {name}" for name in ("show", "set", "pause", "resume", "run-now", "plan")],
 ]
 
 
@@ -220,12 +220,57 @@ def test_a_refresh_with_wait_ends_with_its_verdict(attune: Command) -> None:
     assert refresh["held_out_loss"]["candidate"] == 2.871
 
 
+def test_a_refresh_that_waits_is_cancelled(attune: Command, fake: ScriptedGateway) -> None:
+    attune("refresh", "maeve")
+    ran = attune("refresh", "maeve", "--cancel", "--json")
+    assert ran.code == 0
+    assert [each["status"] for each in ran.json["refreshes"]] == ["cancelled"]
+    again = attune("refresh", "maeve", "--cancel")
+    assert again.code == 1
+    assert "there is nothing to cancel" in again.err
+
+
+def test_waiting_outlives_a_restart_of_the_gateway(attune: Command, fake: ScriptedGateway) -> None:
+    for _ in range(3):
+        fake.fail("/refreshes/", 503, "The gateway is starting.")
+    ran = attune("refresh", "maeve", "--wait", "--poll", "0.01", "--json")
+    assert ran.code == 0
+    assert ran.json["refreshes"][0]["verdict"] == "publish"
+
+
+@pytest.mark.parametrize(("status", "patience"), [(503, "0"), (404, "300")])
+def test_waiting_ends_with_patience_and_with_a_refusal(
+    attune: Command, fake: ScriptedGateway, status: int, patience: str
+) -> None:
+    fake.fail("/refreshes/", status, "This is why.")
+    ran = attune("refresh", "maeve", "--wait", "--poll", "0.01", "--patience", patience)
+    assert ran.code == 1
+    assert "This is why." in ran.err
+
+
 def test_one_refused_refresh_does_not_stop_the_others(attune: Command) -> None:
     ran = attune("refresh", "otto", "maeve", "nobody", "--wait", "--poll", "0.01")
     assert ran.code == 1
     assert "publish" in ran.out
     assert "otto has too few texts" in ran.err
     assert "There is no user 'nobody'" in ran.err
+
+
+def test_adapters_are_verified_and_repaired(attune: Command, fake: ScriptedGateway) -> None:
+    clean = attune("adapters", "verify", "--json")
+    assert (clean.code, clean.json) == (
+        0,
+        {"ok": True, "users": 2, "versions": 2, "findings": []},
+    )
+    fake.findings = [new_finding("stray", "u9"), new_finding("damaged", "u1/v2")]
+    ran = attune("adapters", "verify")
+    assert ran.code == 1 and "2 findings." in ran.out and "Do this." in ran.out
+    repaired = attune("adapters", "verify", "--repair", "--json")
+    assert repaired.code == 1
+    assert [finding["repaired"] for finding in repaired.json["findings"]] == [True, False]
+    fake.findings = fake.findings[:1]
+    assert attune("adapters", "verify", "maeve", "--repair").code == 0
+    assert fake.requests[-1][2] == {"user": "maeve", "after": 0, "repair": True}
 
 
 def test_adapters_are_listed_shown_and_rolled_back(attune: Command) -> None:
@@ -257,6 +302,13 @@ def test_the_schedule_is_set_paused_resumed_and_run(attune: Command, fake: Scrip
     assert attune("schedule", "resume", "--json").json["paused"] is False
     started = attune("schedule", "run-now", "--json").json["refreshes"]
     assert [refresh["user"] for refresh in started] == ["otto"]
+    plan = attune("schedule", "plan", "--json").json
+    assert [(entry["rank"], entry["user"]) for entry in plan["entries"]] == [(1, "otto")]
+    assert "otto" in attune("schedule", "plan").out
+    rule = attune("schedule", "set", "--window-hours", "6", "--online").out
+    assert fake.requests[-1][2] == {"window_hours": 6.0, "online": True}
+    assert "6 h" in rule and "20 an hour" in rule
+    assert attune("schedule", "set").code == 2
     bad = attune("schedule", "set", "daily")
     assert (bad.code, bad.out) == (1, "")
     assert "no cron expression" in bad.err

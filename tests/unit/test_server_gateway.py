@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from perce.prompt import FACTS_HEADER
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
-from server import registry
+from server import adapter_store, registry
 from server.app import create_app
 from server.engine import Engine
 from server.services import Services
@@ -57,19 +57,31 @@ def mina(gateway: TestClient) -> str:
 
 
 @pytest.fixture
-def adapter(services: Services, mina: str, tmp_path: Path) -> Adapter:
-    """An active adapter version of mina's."""
+def publish(services: Services, mina: str, tmp_path: Path) -> Callable[[], Adapter]:
+    """Publishes the next version of mina's adapter."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "adapter_config.json").write_text("{}")
-    with services.database.write() as session:
-        user = find_user(session, "mina")
-        provenance = registry.Provenance("base", "perce", None, 0.0)
-        added = registry.add_candidate(session, user, provenance, {}, tmp_path / "adapters")
-        added.checksums = registry.place_files(source, Path(added.folder))
-        session.flush()
-        registry.activate(session, added)
-    return added
+
+    def published() -> Adapter:
+        with services.database.write() as session:
+            user = find_user(session, "mina")
+            provenance = registry.Provenance("base", "perce", None, 0.0)
+            added = registry.add_candidate(
+                session, user, provenance, {}, services.settings.adapters_dir()
+            )
+            files = adapter_store.place(source, Path(added.folder))
+            registry.attach_files(session, added.id, files.checksums, files.size_bytes)
+            registry.promote(session, added.id)
+        return added
+
+    return published
+
+
+@pytest.fixture
+def adapter(publish: Callable[[], Adapter]) -> Adapter:
+    """An active adapter version of mina's."""
+    return publish()
 
 
 def chat(gateway: TestClient, **extra: object) -> Response:
@@ -208,15 +220,70 @@ def test_the_active_adapter_answers_and_its_lease_goes_back(
         assert session.scalar(select(func.count()).select_from(Lease)) == 0
 
 
-def test_a_damaged_adapter_is_named_and_never_loaded(
+def test_an_older_version_stands_in_for_a_damaged_one(
+    gateway: TestClient,
+    adapter: Adapter,
+    publish: Callable[[], Adapter],
+    scripted_engine: ScriptedEngine,
+) -> None:
+    newer = publish()
+    file = Path(newer.folder) / "adapter_config.json"
+    file.write_text("[]")
+    scripted_engine.replies = ["v1", "v1", "base", "base", "v2"]
+    for stream in (False, True):
+        answer = chat(gateway, stream=stream)
+        last = events(answer.text)[-2] if stream else answer.json()
+        extension = last["personalization"]
+        assert (extension["adapter"], extension["damaged"]) == ("v1", "v2")
+    assert gateway.get("/readyz").json()["adapters"]["damaged"] == 1
+    assert "attune_adapters_damaged 1.0" in gateway.get("/metrics").text
+    status, message = error_of(chat(gateway, personalization={"adapter": "v2"}))
+    assert status == 409 and "adapter_config.json was changed" in message
+    (Path(adapter.folder) / "adapter_config.json").unlink()
+    extension = chat(gateway).json()["personalization"]
+    assert (extension["adapter"], extension["damaged"]) == (None, "v2")
+    assert "damaged" not in chat(gateway, personalization={"adapter": "none"}).json()
+    assert set(scripted_engine.loaded) == {adapter.name}
+    file.write_text("{}")
+    extension = chat(gateway).json()["personalization"]
+    assert extension["adapter"] == "v2" and "damaged" not in extension
+
+
+def test_an_engine_that_restarted_is_never_shown_damaged_files(
     gateway: TestClient, adapter: Adapter, scripted_engine: ScriptedEngine
 ) -> None:
-    (Path(adapter.folder) / "adapter_config.json").unlink()
-    status, message = error_of(chat(gateway))
-    assert status == 409 and "adapter_config.json is missing" in message
+    scripted_engine.replies = ["v1", "base"]
+    assert chat(gateway).json()["personalization"]["adapter"] == "v1"
+    scripted_engine.loaded.clear()
+    (Path(adapter.folder) / "adapter_config.json").write_text("[]")
+    assert chat(gateway).json()["personalization"]["damaged"] == "v1"
     assert scripted_engine.loaded == {}
-    scripted_engine.replies = ["base"]
-    assert chat(gateway, personalization={"adapter": "none"}).status_code == 200
+
+
+def test_a_rollback_is_done_even_where_no_worker_can_drain(
+    gateway: TestClient,
+    adapter: Adapter,
+    publish: Callable[[], Adapter],
+    services: Services,
+    scripted_engine: ScriptedEngine,
+) -> None:
+    publish()
+    rolled = gateway.post("/v1/users/mina/adapters/rollback", json={}).json()
+    assert rolled["active"] == "v1" and set(scripted_engine.loaded) == {adapter.name}
+    with services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Lease)) == 0
+
+
+def test_a_rollback_that_cannot_be_warmed_changes_nothing(
+    gateway: TestClient,
+    adapter: Adapter,
+    publish: Callable[[], Adapter],
+    scripted_engine: ScriptedEngine,
+) -> None:
+    publish()
+    scripted_engine.down = True
+    assert error_of(gateway.post("/v1/users/mina/adapters/rollback", json={}))[0] == 503
+    assert gateway.get("/v1/users/mina/adapters").json()["active"] == "v2"
 
 
 def test_chats_are_logged_unless_the_client_says_no(

@@ -239,6 +239,14 @@ def test_a_refresh_is_looked_at_until_its_verdict(gateway: Gateway, fake: Script
     assert "<strong>v2</strong>" in pages[-1][0]
 
 
+def test_a_refresh_that_waits_is_cancelled(gateway: Gateway, fake: ScriptedGateway) -> None:
+    tab = AdaptersTab(gateway)
+    assert tab.refresh("maeve", "perce")[5]["visible"] is True
+    page = tab.cancel("maeve")
+    assert "Cancelled: nothing was changed" in page[1]
+    assert (page[3]["interactive"], page[4]["active"], page[5]["visible"]) == (True, False, False)
+
+
 def test_a_refused_refresh_is_said(gateway: Gateway) -> None:
     with pytest.warns(UserWarning, match="too few texts"):
         page = AdaptersTab(gateway).refresh("otto", "ce")
@@ -269,18 +277,21 @@ def test_a_rollback_changes_the_active_version(gateway: Gateway, fake: ScriptedG
 
 def test_the_schedule_is_changed_paused_and_resumed(gateway: Gateway) -> None:
     tab = ScheduleTab(gateway)
-    card, *fields = tab.save(" 30 2 * * 1 ", "Europe/Berlin", 3)
-    assert fields == ["30 2 * * 1", "Europe/Berlin", 3]
-    assert "at least 3 new texts" in card
+    card, *fields = tab.save(" 30 2 * * 1 ", "Europe/Berlin", 3, 30, 4, 6, True, 5)
+    assert fields == ["30 2 * * 1", "Europe/Berlin", 3, 30, 4, 6, True, 5]
+    assert "at least 3 new texts, quiet for 30 min, last refreshed 4 h ago" in card
+    assert "<dd>6 h</dd>" in card and "at most 5 an hour" in card and "none yet" in card
     assert "Paused" in tab.pause()[0]
     assert "Active" in tab.resume()[0]
-    assert "otto" in tab.run_now()
+    started = tab.run_now()
+    assert "otto" in started and "1 due, 1 planned" in started
+    assert "1 due, 1 planned" in tab.show()[0]
 
 
 def test_a_bad_cron_is_refused_and_stays_in_its_box(gateway: Gateway) -> None:
     with pytest.warns(UserWarning, match="no cron expression"):
-        card, *fields = ScheduleTab(gateway).save("daily", "UTC", 3)
-    assert fields == ["daily", "UTC", 3]
+        card, *fields = ScheduleTab(gateway).save("daily", "UTC", 3, 60, 8, 0, False, 20)
+    assert fields == ["daily", "UTC", 3, 60, 8, 0, False, 20]
     assert "0 3 * * *" in card
 
 

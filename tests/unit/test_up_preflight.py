@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.attune.up.engine import engine_service
+from scripts.attune.up.engine import GpuUse, engine_service, engine_threads
 from scripts.attune.up.errors import (
     AlreadyRunningError,
     BadModelError,
@@ -21,7 +21,7 @@ from scripts.attune.up.home import Home
 from scripts.attune.up.model import GPU_MODEL, REFERENCE_NAME, Model, choose_model
 from scripts.attune.up.preflight import check_disk, check_ports, check_report
 from scripts.attune.up.services import Addresses, services
-from server.settings import REFERENCE_MODEL
+from server.settings import REFERENCE_MODEL, Settings
 
 
 @pytest.fixture
@@ -160,10 +160,41 @@ def test_no_key_stands_on_a_command_line(tmp_path: Path, model_folder: Path) -> 
 
 
 def test_the_engine_computes_in_float32_without_a_gpu_and_fetches_only_by_name() -> None:
-    local = engine_service(Model("/m", "m", True, 2_048), 8001, "k", gpu=False)
+    local = engine_service(Model("/m", "m", True, 2_048), 8001, "k", gpu=None)
     assert "float32" in local.command and "--enforce-eager" in local.command
     assert local.environment["HF_HUB_OFFLINE"] == "1"
-    fetched = engine_service(Model("a/b", "a/b", False, None), 8001, "k", gpu=True)
+    fetched = engine_service(Model("a/b", "a/b", False, None), 8001, "k", gpu=GpuUse(0.55))
     assert "float32" not in fetched.command and "--enforce-eager" not in fetched.command
     assert "HF_HUB_OFFLINE" not in fetched.environment
     assert fetched.command[fetched.command.index("--max-model-len") + 1] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "use"),
+    [
+        ({}, GpuUse(0.55)),
+        ({"engine_memory_share": 0.3}, GpuUse(0.3)),
+        ({"train_gpu": "dedicated", "train_device": "cuda:1"}, GpuUse(0.9)),
+        ({"train_gpu": "window"}, GpuUse(0.9, sleeps=True)),
+    ],
+)
+def test_the_engine_leaves_training_its_part_of_the_gpu(
+    settings: dict[str, object], use: GpuUse
+) -> None:
+    assert GpuUse.of(Settings.model_validate(settings)) == use
+    service = engine_service(Model("/m", "m", True, 2_048), 8001, "k", use)
+    at = service.command.index("--gpu-memory-utilization")
+    assert service.command[at + 1] == f"{use.memory_share:g}"
+    assert ("--enable-sleep-mode" in service.command) == use.sleeps
+    assert service.environment.get("VLLM_SERVER_DEV_MODE") == ("1" if use.sleeps else None)
+
+
+def test_the_engine_s_gpu_is_not_given_to_training_alone() -> None:
+    settings = Settings(train_gpu="dedicated", train_device="cuda:0")
+    with pytest.raises(BadOptionError, match="cuda:1"):
+        GpuUse.of(settings)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 4, 8, 64])
+def test_the_engine_has_more_threads_than_training(cores: int) -> None:
+    assert engine_threads(cores) > max(1, cores // 2)

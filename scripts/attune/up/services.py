@@ -3,10 +3,11 @@
 import sys
 from dataclasses import dataclass
 
-from scripts.attune.up.engine import engine_service
+from scripts.attune.up.engine import MAX_LORA_RANK, GpuUse, engine_service
 from scripts.attune.up.home import Home
 from scripts.attune.up.model import Model
 from scripts.attune.up.process import Service, answers
+from server.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,11 @@ class Addresses:
 
 
 def services(home: Home, model: Model, addresses: Addresses, gpu: bool) -> list[Service]:
-    """Engine, gateway, worker and UI, ready to be started together."""
+    """Engine, gateway, worker and UI, ready to be started together.
+
+    Raises:
+        BadOptionError: The settings give engine and training what they cannot both have.
+    """
     admin_key, engine_key = home.key("admin"), home.key("engine")
     offline = {"HF_HUB_OFFLINE": "1"} if model.local else {}
     shared = {
@@ -50,6 +55,7 @@ def services(home: Home, model: Model, addresses: Addresses, gpu: bool) -> list[
         "ATTUNE_PORT": str(addresses.gateway_port),
         "ATTUNE_ENGINE_URLS": f'["{addresses.engine}"]',
         "ATTUNE_ENGINE_KEY": engine_key,
+        "ATTUNE_ENGINE_MAX_RANK": str(MAX_LORA_RANK),
         "ATTUNE_ADMIN_KEY": admin_key,
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
@@ -65,8 +71,9 @@ def services(home: Home, model: Model, addresses: Addresses, gpu: bool) -> list[
         "PYTHONUNBUFFERED": "1",
     }
     run = (sys.executable, "-m")
+    use = GpuUse.of(Settings()) if gpu else None
     return [
-        engine_service(model, addresses.engine_port, engine_key, gpu),
+        engine_service(model, addresses.engine_port, engine_key, use),
         Service("gateway", (*run, "server"), shared, answers(addresses.gateway, "/healthz")),
         Service(
             "worker",

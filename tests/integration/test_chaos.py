@@ -1,0 +1,311 @@
+"""Chaos: worker, gateway and engine die at random points of refreshes while people chat.
+
+Real services, ended by SIGKILL and started again by the supervisor of `attune up`. The seed
+chooses who dies and when; it is printed, so that a run can be repeated as far as that goes.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from chat_clients import ChatClients, Turn
+from noisy_adapter import save_noisy_adapters
+from private_stack import private_stack
+from publisher import Publisher
+from running_stack import ServiceName, Stack, wait_until
+from sqlalchemy import func, select
+
+from server import adapter_store
+from server.store.database import Database
+from server.store.tables import Adapter, Interaction, Refresh, User
+
+DEMO = Path(__file__).parents[2] / "demo"
+VICTIMS: tuple[ServiceName, ...] = ("worker", "gateway", "engine")
+# Beside the stages of a refresh: while it waits or is asked for, and behind its end.
+POINTS = ("asked", "dataset", "train", "gate", "publish", "warm", "activate", "ended")
+CLIENTS = 4
+FIRST_TEXTS = MORE_TEXTS = 10
+# A short context makes refreshes quick, so that a death may hit any step of many of them.
+QUICK = {"ATTUNE_CONTEXT_TOKENS": "64", "ATTUNE_CONTEXT_TEXTS": "1", "ATTUNE_MAX_LENGTH": "256"}
+QUICK |= {"ATTUNE_KEEP_VERSIONS": "2"}
+OPEN = ("queued", "running")
+MISS_S = 20.0
+"""How long a stage is waited for before whoever it is dies anyway."""
+RECOVERY_S = 400.0
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Who was killed, at which stage of a refresh that was meant, and where refreshes were."""
+
+    victim: ServiceName
+    aimed: str
+    hit: tuple[str, ...]
+
+
+@dataclass
+class Chaos:
+    """Users who chat and are refreshed while services die.
+
+    Attributes:
+        texts: The texts of each user that were not imported yet.
+    """
+
+    stack: Stack
+    users: Sequence[str]
+    rng: random.Random
+    deaths: list[Death] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.stack.settings().store_url())
+        authors = sorted(folder.name for folder in DEMO.iterdir() if folder.is_dir())
+        for number, user in enumerate(self.users):
+            author = authors[number % len(authors)]
+            self.texts[user] = (DEMO / author / "history.jsonl").read_text().splitlines()
+            self._post("/v1/users", {"name": user})
+            self._import(user, FIRST_TEXTS)
+
+    def strike(self, victim: ServiceName) -> None:
+        """Kill a service at a random point of a refresh, and wait until it is back."""
+        aimed = self.rng.choice(POINTS)
+        self._wait_for(aimed)
+        time.sleep(self.rng.uniform(0, 0.1))
+        hit = self.stages()
+        self.stack.kill(victim)
+        self.deaths.append(Death(victim, aimed, hit))
+        wait_until(lambda: self.stack.is_up(victim), RECOVERY_S)
+
+    def refresh_idle_users(self) -> None:
+        """Give users without a refresh on the way new texts and a refresh."""
+        for user in sorted(set(self.users) - self._users_under_way()):
+            self._import(user, MORE_TEXTS)
+            self._post(f"/v1/users/{user}/refreshes", {"method": "perce"})
+
+    def wait_until_all_ended(self) -> None:
+        wait_until(lambda: not self._users_under_way(), RECOVERY_S)
+        wait_until(self._is_tidy, RECOVERY_S)
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages of refreshes that are on the way, `queued` included."""
+        with self.database.read() as session:
+            rows = session.execute(
+                select(Refresh.status, Refresh.stage)
+                .join(User, User.id == Refresh.user_id)
+                .where(Refresh.status.in_(OPEN), User.name.in_(self.users))
+            )
+            return tuple(sorted({stage or status for status, stage in rows}))
+
+    def close(self) -> None:
+        for user in self.users:
+            with self.stack.client() as client:
+                client.delete(f"/v1/users/{user}").raise_for_status()
+        self.database.close()
+
+    def _users_under_way(self) -> set[str]:
+        with self.database.read() as session:
+            return set(
+                session.scalars(
+                    select(User.name)
+                    .join(Refresh, Refresh.user_id == User.id)
+                    .where(Refresh.status.in_(OPEN))
+                )
+            )
+
+    def _is_tidy(self) -> bool:
+        """Whether all drains are done that delete files."""
+        with self.database.read() as session:
+            erased = (Adapter.state == "erased") & Adapter.erased_at.is_(None)
+            left = select(Adapter.id).join(User, User.id == Adapter.user_id)
+            left = left.where(User.name.in_(self.users), erased | (Adapter.state == "candidate"))
+            return session.scalar(left) is None
+
+    def _ended(self) -> int:
+        with self.database.read() as session:
+            ended = select(func.count(Refresh.id)).where(Refresh.status.not_in(OPEN))
+            return session.scalars(ended).one()
+
+    def _wait_for(self, point: str) -> None:
+        """Wait until a refresh is at that point, but not for ever."""
+        deadline = time.monotonic() + MISS_S
+        ended = self._ended()
+        while time.monotonic() < deadline:
+            if point == "asked":
+                return
+            if self._ended() > ended if point == "ended" else point in self.stages():
+                return
+            time.sleep(0.02)
+
+    def _import(self, user: str, count: int) -> None:
+        lines, self.texts[user] = self.texts[user][:count], self.texts[user][count:]
+        if lines:
+            self._post(f"/v1/users/{user}/history", "\n".join(lines))
+
+    def _post(self, path: str, body: dict[str, str] | str) -> None:
+        """POST until it is answered; what was done before the answer was lost is no error."""
+
+        def answered() -> bool:
+            with self.stack.client() as client:
+                if isinstance(body, str):
+                    answer = client.post(path, content=body)
+                else:
+                    answer = client.post(path, json=body)
+            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                return False
+            if answer.status_code != httpx.codes.CONFLICT:
+                answer.raise_for_status()
+            return True
+
+        wait_until(answered, RECOVERY_S)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return save_noisy_adapters(tmp_path_factory.mktemp("weights"), count=2, scale=0.1)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Another one each time; `CHAOS_SEED` repeats one."""
+    return int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+
+
+@pytest.fixture(scope="module")
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with private_stack(tmp_path_factory.mktemp("chaos"), QUICK) as stack:
+        yield stack
+
+
+def test_nothing_is_lost_when_services_die(
+    stack: Stack, weights: list[Path], seed: int, report: Report
+) -> None:
+    """One death of each service."""
+    stack.wait_ready()
+    survive(stack, weights, seed, users=2, deaths=3, report=report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_nothing_is_lost_in_fifty_deaths(
+    own_stack: Stack, weights: list[Path], seed: int, report: Report
+) -> None:
+    survive(own_stack, weights, seed, users=12, deaths=50, report=report)
+
+
+def survive(
+    stack: Stack, weights: Sequence[Path], seed: int, users: int, deaths: int, report: Report
+) -> None:
+    report(f"CHAOS_SEED={seed}")
+    rng = random.Random(seed)
+    victims = [VICTIMS[number % len(VICTIMS)] for number in range(deaths)]
+    rng.shuffle(victims)
+    chaos = Chaos(stack, [f"chaos-{seed}-{number}" for number in range(users)], rng)
+    publisher = Publisher.of(stack, weights)
+    for user in chaos.users:
+        publisher.publish(user)
+    publisher.close()
+    clients = ChatClients(
+        stack.gateway_url, stack.admin_key, chaos.users, CLIENTS, _message, pause_s=0.1
+    )
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool, clients:
+        for victim in victims:
+            # At the same time, so that a service may die while a refresh is being asked for.
+            asking = pool.submit(chaos.refresh_idle_users)
+            chaos.strike(victim)
+            asking.result()
+        chaos.refresh_idle_users()
+        chaos.wait_until_all_ended()
+    report(_summary(chaos, clients, time.monotonic() - started))
+    assert_whole(chaos, clients)
+    chaos.close()
+
+
+def assert_whole(chaos: Chaos, clients: ChatClients) -> None:
+    with chaos.database.read() as session:
+        for user in session.scalars(select(User).where(User.name.in_(chaos.users))):
+            versions = session.scalars(select(Adapter).where(Adapter.user_id == user.id)).all()
+            refreshes = session.scalars(select(Refresh).where(Refresh.user_id == user.id)).all()
+            _assert_refreshed(user, refreshes)
+            _assert_one_active(user, versions)
+            _assert_published_once(user, versions, refreshes)
+            rows = session.scalars(select(Interaction).where(Interaction.user_id == user.id)).all()
+            _assert_logged(user, rows, [turn for turn in clients.turns if turn.user == user.name])
+
+
+def _assert_refreshed(user: User, refreshes: Sequence[Refresh]) -> None:
+    bad = [(r.id, r.status, r.stage, r.error) for r in refreshes if r.status != "succeeded"]
+    assert not bad, f"{user.name}: {len(bad)} of {len(refreshes)} refreshes did not end well: {bad}"
+    assert user.new_texts == 0, f"{user.name} has {user.new_texts} texts that no version has seen"
+
+
+def _assert_one_active(user: User, versions: Sequence[Adapter]) -> None:
+    states = {version.label: version.state for version in versions}
+    active = [version for version in versions if version.state == "active"]
+    assert len(active) == 1, f"{user.name} has {len(active)} active versions: {states}"
+    adapter_store.verify(active[0])
+    for version in versions:
+        if version.state == "retired":
+            adapter_store.verify(version)
+        elif version.state in ("erased", "rejected"):
+            assert not Path(version.folder).exists(), f"{version.name} is {version.state}"
+        else:
+            assert version.state == "active", f"{version.name} is still {version.state}"
+
+
+def _assert_published_once(
+    user: User, versions: Sequence[Adapter], refreshes: Sequence[Refresh]
+) -> None:
+    made = Counter(refresh.adapter_id for refresh in refreshes if refresh.adapter_id)
+    expected = Counter(version.id for version in versions)
+    assert made == expected, f"{user.name}: versions by refreshes {made}, in all {expected}"
+    numbers = sorted(version.version for version in versions)
+    assert numbers == list(range(1, len(numbers) + 1)), f"{user.name}: versions {numbers}"
+
+
+def _assert_logged(user: User, rows: Sequence[Interaction], turns: Sequence[Turn]) -> None:
+    """A turn that the client saw end is stored once, as seen; any other one at most once."""
+    stored = Counter(row.messages[-1]["content"] for row in rows)
+    sent = {turn.message for turn in turns}
+    assert set(stored) <= sent, f"{user.name}: stored but never sent: {set(stored) - sent}"
+    doubled = {message: count for message, count in stored.items() if count > 1}
+    assert not doubled, f"{user.name}: stored twice: {doubled}"
+    by_id = {row.id: row for row in rows}
+    for turn in turns:
+        if turn.error is None:
+            row = by_id.get(turn.identity)
+            assert row is not None, f"{user.name}: lost {turn}"
+            adapter = row.adapter.split("@")[1] if row.adapter else None
+            assert (row.reply, adapter) == (turn.reply, turn.adapter), f"{user.name}: {turn}"
+
+
+def _message(client: int, number: int) -> str:
+    """Another one each time, so that what is stored twice shows."""
+    return f"Note {client}-{number}: write a post about your weekend."
+
+
+def _summary(chaos: Chaos, clients: ChatClients, seconds: float) -> str:
+    killed = Counter(death.victim for death in chaos.deaths)
+    hits = Counter(stage for death in chaos.deaths for stage in death.hit if stage != "queued")
+    with chaos.database.read() as session:
+        ended = Counter(
+            session.scalars(
+                select(Refresh.verdict)
+                .join(User, User.id == Refresh.user_id)
+                .where(User.name.in_(chaos.users))
+            )
+        )
+    return (
+        f"{len(chaos.deaths)} deaths ({dict(killed)}) in {seconds:.0f} s while refreshes were at "
+        f"{dict(hits)}; refreshes by verdict {dict(ended)}; {len(clients.turns)} turns, "
+        f"{len(clients.failures())} of them not answered"
+    )
