@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dbos import DBOSClient, EnqueueOptions
 from dbos import error as dbos_error
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from server.errors import JobsUnavailableError
 from server.refreshes import Origin
@@ -194,5 +194,10 @@ class Jobs:
             return action(self._client)
         except (dbos_error.DBOSException, SQLAlchemyError) as error:
             raise JobsUnavailableError(
-                f"The job queue cannot be reached ({error}): start the worker."
+                f"The job queue cannot be reached ({_cause(error)}): start the worker."
             ) from error
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, without the statement and its parameters, which may hold users' data."""
+    return str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__

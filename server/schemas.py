@@ -3,12 +3,23 @@
 Chat requests keep every field that they do not name: it goes to the engine untouched.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from perce.pir import Contrast
 from server.refreshes import Method
+from server.store.memory import is_storable
+
+
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("a text that is kept can hold no NUL and no half of a character")
+    return text
+
+
+Storable = Annotated[str, AfterValidator(_storable)]
+"""Text that is written to the store."""
 
 
 class Strict(BaseModel):
@@ -102,7 +113,7 @@ class FeedbackRequest(Strict):
 
     id: str
     feedback: Literal["up", "down"] | None = None
-    edited: str | None = None
+    edited: Storable | None = None
     user: str | None = None
 
 
@@ -123,7 +134,7 @@ class KeyRequest(Strict):
 class FactRequest(Strict):
     """A fact to be remembered."""
 
-    text: str = Field(max_length=2000)
+    text: Storable = Field(max_length=2000)
 
 
 class RollbackRequest(Strict):

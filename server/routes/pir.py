@@ -91,10 +91,8 @@ def _endorsed(interaction: Interaction) -> memory.NewText | None:
         text, source = interaction.reply, "liked"
     if not text or not text.strip():
         return None
-    queries = [m["content"] for m in interaction.messages if m["role"] == "user"]
-    query = queries[-1] if queries and isinstance(queries[-1], str) else ""
     return memory.NewText(
-        query,
+        memory.last_query(interaction.messages),
         text,
         position=time.time(),
         time=interaction.created_at,

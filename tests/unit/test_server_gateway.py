@@ -317,6 +317,18 @@ def test_feedback_turns_replies_into_texts_and_back(
     assert history() == []
 
 
+@pytest.mark.parametrize("text", ["a\0b", "half \ud83d of one"])
+def test_what_no_store_can_hold_is_a_bad_request(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine, text: str
+) -> None:
+    scripted_engine.replies = ["so warm"]
+    feedback = {"id": chat(gateway).json()["id"], "edited": text}
+    for path, body in (("/v1/feedback", feedback), ("/v1/users/mina/facts", {"text": text})):
+        answer = gateway.post(path, content=json.dumps(body))
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_a_key_acts_for_its_own_user_alone(
     gateway: TestClient, mina: str, scripted_engine: ScriptedEngine
 ) -> None:
