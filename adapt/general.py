@@ -8,7 +8,6 @@ nothing about how good a model is.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,10 @@ GENERAL_SET = Path(__file__).with_name("general.jsonl")
 _MAX_LENGTH = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class GeneralSet:
-    """The general set in one tokenizer's ids.
-
-    Attributes:
-        replies: The last reply of each conversation, with its prompt.
-    """
-
-    replies: tuple[Example, ...]
-
-    @classmethod
-    def load(cls, tokenizer: ChatTokenizer) -> "GeneralSet":
-        """Encode the packaged set; the same for every user, at every time."""
-        lines = GENERAL_SET.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        return cls(tuple(_example(record, tokenizer) for record in records))
+def general_replies(tokenizer: ChatTokenizer) -> tuple[Example, ...]:
+    """The last reply of each conversation, with its prompt; the same for every user."""
+    lines = GENERAL_SET.read_text(encoding="utf-8").splitlines()
+    return tuple(_example(json.loads(line), tokenizer) for line in lines)
 
 
 def _example(record: Mapping[str, Any], tokenizer: ChatTokenizer) -> Example:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from perce.bootstrap import percentile_interval, resampled_ratio
 from perce.evaluate import ExampleLoss
 
 
@@ -71,10 +72,9 @@ def membership(
     """
     draw = np.random.default_rng(seed)
     gaps_n = _resampled_gains(learnt, n, draw) - _resampled_gains(held_out, n, draw)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(gaps_n, [tail, 1 - tail])
+    low, high = percentile_interval(gaps_n, confidence)
     gap = np.subtract(*(_gains(one).sum() / _tokens(one).sum() for one in (learnt, held_out)))
-    return Membership(float(gap), float(low), float(high))
+    return Membership(float(gap), low, high)
 
 
 def _resampled_gains(
@@ -82,8 +82,7 @@ def _resampled_gains(
 ) -> NDArray[np.float64]:
     gains_K, tokens_K = _gains(losses), _tokens(losses)
     draws_nK = draw.integers(len(gains_K), size=(n, len(gains_K)))
-    resampled_n: NDArray[np.float64] = gains_K[draws_nK].sum(1) / tokens_K[draws_nK].sum(1)
-    return resampled_n
+    return resampled_ratio(gains_K, tokens_K, draws_nK)
 
 
 def _gains(losses: LearntLosses) -> NDArray[np.float64]:

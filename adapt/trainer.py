@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from adapt.errors import CandidateRefusedError
 from adapt.gate import GeneralLosses, HeldOutLosses
-from adapt.general import GeneralSet
+from adapt.general import general_replies
 from adapt.membership import LearntLosses
 from adapt.word_order import OrderLosses, shuffle_words
 from perce.adapter import load_adapter, new_adapter, remove_adapter, save_adapter
@@ -180,7 +180,7 @@ class Trainer:
         """
         self.check(candidate)
         held_out, newest = list(examples), list(learnt[-_MOST_LEARNT:])
-        known, general = newest if incumbent else [], self._general.replies
+        known, general = newest if incumbent else [], self._general
         losses = iter(self._losses_with(candidate, [*held_out, *known, *general]))
         own, own_known, replies = (
             list(islice(losses, len(part))) for part in (held_out, known, general)
@@ -212,13 +212,13 @@ class Trainer:
             raise _refused(error) from error
 
     @cached_property
-    def _general(self) -> GeneralSet:
-        return GeneralSet.load(self.tokenizer)
+    def _general(self) -> tuple[Example, ...]:
+        return general_replies(self.tokenizer)
 
     @cached_property
     def _general_base(self) -> list[ExampleLoss]:
         """The base model's losses on the general set: scored once."""
-        return held_out_losses(self._base, self._general.replies)
+        return held_out_losses(self._base, self._general)
 
     def _order(self, texts: Sequence[Example]) -> OrderLosses:
         copies = [shuffle_words(one, self.tokenizer, seed) for seed, one in enumerate(texts)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from perce.bootstrap import percentile_interval, resampled_ratio
 from perce.evaluate import ExampleLoss
 from perce.example import Example
 from perce.tokens import ChatTokenizer
@@ -61,12 +62,11 @@ def word_order(
         for side in (losses.ordered, losses.shuffled)
     )
     draws_nK = np.random.default_rng(seed).integers(len(tokens_K), size=(n, len(tokens_K)))
-    resampled_n = shuffled_K[draws_nK].sum(1) / copies_K[draws_nK].sum(1)
-    resampled_n -= ordered_K[draws_nK].sum(1) / tokens_K[draws_nK].sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled_n, [tail, 1 - tail])
+    gains_n = resampled_ratio(shuffled_K, copies_K, draws_nK)
+    gains_n -= resampled_ratio(ordered_K, tokens_K, draws_nK)
+    low, high = percentile_interval(gains_n, confidence)
     gain = shuffled_K.sum() / copies_K.sum() - ordered_K.sum() / tokens_K.sum()
-    return WordOrder(float(gain), float(low), float(high))
+    return WordOrder(float(gain), low, high)
 
 
 def shuffle_words(example: Example, tokenizer: ChatTokenizer, seed: int) -> Example:

@@ -1,13 +1,14 @@
-"""The bootstrap interval of a mean over users.
+"""The bootstrap: intervals of means over users, and of ratios of sums over texts.
 
-A user's texts are alike, so the user and not the text is what is drawn. The paired interval
-of two models' losses on one user's texts is `perce.evaluate`.
+A user's texts are alike, so the user and not the text is what is drawn for a mean over users.
+What is compared on one user's texts is decided where it is compared, such as `perce.evaluate`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perce.errors import AttuneError
 
@@ -45,6 +46,20 @@ def bootstrap_mean(
         raise NoUsers("There is no user to take a mean over. Evaluate at least one.")
     values_U = np.asarray(values, dtype=np.float64)
     draws_nU = np.random.default_rng(seed).integers(len(values_U), size=(n, len(values_U)))
+    low, high = percentile_interval(values_U[draws_nU].mean(1), confidence)
+    return Mean(float(values_U.mean()), low, high)
+
+
+def resampled_ratio(
+    sums_K: NDArray[np.float64], counts_K: NDArray[np.int64], draws_nK: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sum over count of K texts, such as a loss per token, in each of n resamples [n]."""
+    ratio_n: NDArray[np.float64] = sums_K[draws_nK].sum(1) / counts_K[draws_nK].sum(1)
+    return ratio_n
+
+
+def percentile_interval(resampled_n: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Efron's percentile interval of what n resamples gave."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values_U[draws_nU].mean(1), [tail, 1 - tail])
-    return Mean(float(values_U.mean()), float(low), float(high))
+    low, high = np.quantile(resampled_n, [tail, 1 - tail])
+    return float(low), float(high)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from perce.bootstrap import percentile_interval, resampled_ratio
 from perce.errors import AttuneError
 from perce.example import Example
 from perce.logprobs import reply_logprobs
@@ -140,16 +141,14 @@ def paired_bootstrap(
     used = count_K > 0
     difference_K, count_K = (candidate_K - incumbent_K)[used], count_K[used]
     draws_nK = np.random.default_rng(seed).integers(len(count_K), size=(n, len(count_K)))
-    resampled_n = difference_K[draws_nK].sum(1) / count_K[draws_nK].sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled_n, [tail, 1 - tail])
+    low, high = percentile_interval(resampled_ratio(difference_K, count_K, draws_nK), confidence)
     difference = difference_K.sum() / count_K.sum()
     verdict: Literal["better", "no worse", "worse"] = "no worse"
     if high < 0:
         verdict = "better"
     elif difference > tolerance:
         verdict = "worse"
-    return Comparison(float(difference), float(low), float(high), verdict)
+    return Comparison(float(difference), low, high, verdict)
 
 
 def _score(

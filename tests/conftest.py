@@ -1,7 +1,6 @@
 """Fixtures that tests of several folders share: a scripted engine, and one real stack."""
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from free_ports import free_ports
 from running_stack import Stack, wait_until
 from scripted_engine import ScriptedEngine, WordEncoder
 
@@ -34,18 +34,11 @@ def word_encoder() -> Encoder:
     return WordEncoder()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One real stack for all tests of a session: starting it takes most of a minute."""
     home = tmp_path_factory.mktemp("attune")
-    gateway, ui, engine = _free_port(), _free_port(), _free_port()
+    gateway, ui, engine = free_ports(1)[0], free_ports(1)[0], free_ports(1)[0]
     command = [str(Path(sys.executable).parent / "attune"), "up", "--home", str(home)]
     ports = ["--port", gateway, "--ui-port", ui, "--engine-port", engine]
     with (home / "up.log").open("w") as log:

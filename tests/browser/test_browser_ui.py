@@ -1,7 +1,6 @@
 """The UI in headless Chromium against the scripted gateway: no engine, no model."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from free_ports import free_ports
 from playwright.sync_api import Locator, Page, expect
 from scripted_gateway import ScriptedGateway
 from scripted_records import KEY, REPLY
@@ -27,7 +27,7 @@ def fake() -> Iterator[ScriptedGateway]:
 
 @pytest.fixture(scope="module")
 def ui_url(fake: ScriptedGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = _free_port()
+    port = free_ports(1)[0]
     log = tmp_path_factory.mktemp("ui") / "ui.log"
     settings = {
         "ATTUNE_GATEWAY_URL": fake.url,
@@ -192,13 +192,6 @@ def _say(page: Page, message: str) -> None:
 
 def _version(page: Page, version: str) -> Locator:
     return page.locator("#versions tr", has=page.locator("strong", has_text=version))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,12 +1,12 @@
 """A stack that a test has for itself, so that it may kill its services as often as it likes."""
 
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from free_ports import free_ports
 from running_stack import Stack
 
 from scripts.attune.up.home import Home
@@ -27,7 +27,7 @@ def private_stack(folder: Path, environment: Mapping[str, str]) -> Iterator[Stac
         environment: Settings of gateway and worker beside the usual ones.
     """
     home = Home(folder)
-    addresses = Addresses("127.0.0.1", *_free_ports(3))
+    addresses = Addresses("127.0.0.1", *free_ports(3))
     kept = [
         replace(service, environment={**service.environment, **environment})
         for service in services(home, choose_model(None, gpu=False), addresses, gpu=False)
@@ -68,14 +68,3 @@ def private_stack(folder: Path, environment: Mapping[str, str]) -> Iterator[Stac
         thread.join()
     if broken:
         raise broken[0]
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

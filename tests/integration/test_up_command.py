@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from free_ports import free_ports
 
 from scripts.attune.up.home import Home
 
@@ -67,7 +68,7 @@ def test_an_engine_that_cannot_start(tmp_path: Path) -> None:
     (model / "config.json").write_text('{"model_type": "qwen3", "architectures": ["NoSuchModel"]}')
     (model / "model.safetensors").touch()
     (model / "tokenizer.json").write_text("{}")
-    ports = [str(port) for port in _free_ports(3)]
+    ports = [str(port) for port in free_ports(3)]
     options = ["--port", ports[0], "--ui-port", ports[1], "--engine-port", ports[2]]
     result = up("--home", tmp_path / "home", "--model", model, *options)
     assert result.returncode == 1
@@ -76,16 +77,6 @@ def test_an_engine_that_cannot_start(tmp_path: Path) -> None:
     assert str(tmp_path / "home" / "logs") in first
     assert 1 <= len(log) <= 12 and all(line.startswith("  ") for line in log)
     assert not _mention(str(tmp_path)), "a process was left behind"
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _mention(text: str) -> list[str]:

@@ -1,10 +1,14 @@
-"""A tiny chat model, made on the spot: a byte-level BPE tokenizer and a random Qwen3."""
+"""A tiny chat model, made on the spot (a byte-level BPE tokenizer and a random Qwen3); a store, a
+registry and a gateway's parts in a folder of the test's own."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import SecretStr
+from scripted_engine import ScriptedEngine
+from shelf import Shelf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -15,7 +19,12 @@ from transformers import (
 )
 
 from perce.model import load_model
+from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
+from server.engine import Engine
+from server.services import Services
+from server.settings import Settings
+from server.store.database import Database
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -89,3 +98,30 @@ def chat_tokenizer(tiny_model_dir: Path) -> ChatTokenizer:
 @pytest.fixture
 def tiny_model(tiny_model_dir: Path) -> Iterator[PreTrainedModel]:
     yield load_model(str(tiny_model_dir), device="cpu")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{tmp_path / 'attune.db'}")
+    opened.migrate(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    made = Shelf(tmp_path)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def services(
+    tmp_path: Path,
+    scripted_engine: ScriptedEngine,
+    reference_tokenizer: ChatTokenizer,
+    word_encoder: Encoder,
+) -> Services:
+    settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
+    engine = Engine("http://engine", transport=scripted_engine.transport())
+    return Services.build(settings, (engine,), reference_tokenizer, word_encoder)

@@ -2,39 +2,21 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
 from scripted_engine import ScriptedEngine, WordEncoder
 
 from adapt.curation import StoredText
 from adapt.dataset import ContextBudget, Dataset, Recipe
 from adapt.history import History, learn_from
-from perce.retrieval import Encoder
-from perce.tokens import ChatTokenizer
 from server.app import create_app
-from server.engine import Engine
 from server.services import Services
-from server.settings import Settings
 from server.store import memory
 from server.store.users import find_user
 
 NOUNS = ("harbour", "garden", "kitchen", "market", "library", "orchard", "station", "bakery")
 OWN = [f"today the {noun} was calm, the bees were busy and i slept." for noun in NOUNS]
-
-
-@pytest.fixture
-def services(
-    tmp_path: Path,
-    scripted_engine: ScriptedEngine,
-    reference_tokenizer: ChatTokenizer,
-    word_encoder: Encoder,
-) -> Services:
-    settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
-    engine = Engine("http://engine", transport=scripted_engine.transport())
-    return Services.build(settings, (engine,), reference_tokenizer, word_encoder)
 
 
 @pytest.fixture

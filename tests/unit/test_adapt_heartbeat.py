@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from running_stack import wait_until
@@ -15,14 +14,6 @@ from server.store.tables import WorkerBeat
 
 LEASE_S = 0.6
 NO_PROCESS = 2**22 + 1  # beyond the largest process id of Linux
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'attune.db'}")
-    opened.migrate(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The window in which engines sleep, from the worker's note to the gateway's answer."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import httpx
 import pytest
@@ -33,14 +31,6 @@ class SleepyEngine:
             raise httpx.ConnectError("refused", request=request)
         self.calls.append(f"{request.url.path}?{request.url.query.decode()}".rstrip("?"))
         return httpx.Response(200 if self.able else 404, json={})
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'attune.db'}")
-    opened.migrate(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

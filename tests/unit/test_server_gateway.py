@@ -8,34 +8,17 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from httpx2 import Response
-from pydantic import SecretStr
 from scripted_engine import ScriptedEngine
 from sqlalchemy import func, select
 
 from perce.prompt import FACTS_HEADER
-from perce.retrieval import Encoder
-from perce.tokens import ChatTokenizer
 from server import adapter_store, registry
 from server.app import create_app
-from server.engine import Engine
 from server.services import Services
-from server.settings import Settings
 from server.store.tables import Adapter, Interaction, Lease
 from server.store.users import find_user
 
 HELLO = [{"role": "user", "content": "how is the bread?"}]
-
-
-@pytest.fixture
-def services(
-    tmp_path: Path,
-    scripted_engine: ScriptedEngine,
-    reference_tokenizer: ChatTokenizer,
-    word_encoder: Encoder,
-) -> Services:
-    settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
-    engine = Engine("http://engine", transport=scripted_engine.transport())
-    return Services.build(settings, (engine,), reference_tokenizer, word_encoder)
 
 
 @pytest.fixture

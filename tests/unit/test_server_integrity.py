@@ -25,13 +25,6 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    made = Shelf(tmp_path)
-    yield made
-    made.database.close()
-
-
-@pytest.fixture
 def findings(shelf: Shelf) -> Callable[..., list[Finding]]:
     def found(*users: User) -> list[Finding]:
         integrity = Integrity(shelf.database, shelf.adapters_dir, BASE_MODEL)

@@ -1,6 +1,4 @@
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,6 @@ from server.store.database import Database
 from server.store.memory import NewText
 from server.store.tables import Plan, PlanEntry, Refresh, User, now
 from server.store.users import add_user
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'attune.db'}")
-    opened.migrate(tmp_path)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The swap on two scripted engines: warm, drain, erase, what a crash leaves, the disk budget."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +40,6 @@ class Engines:
     def hold(self, *adapters: Adapter) -> None:
         for engine in (self.first, self.second):
             engine.loaded |= {adapter.name: adapter.folder for adapter in adapters}
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    made = Shelf(tmp_path)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture

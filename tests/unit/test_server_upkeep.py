@@ -1,7 +1,7 @@
 """The gateway's upkeep: finding damage, and finishing what a crash left half done."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -32,13 +32,6 @@ class ScriptedJobs(Jobs):
         if self.away:
             raise JobsUnavailableError()
         self.drained.append(user_id)
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    made = Shelf(tmp_path)
-    yield made
-    made.database.close()
 
 
 @pytest.fixture
