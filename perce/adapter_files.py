@@ -159,6 +159,28 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+# Fields of PEFT's that change what an adapter computes, with what they may say besides nothing.
+# The engine passes over some of them without a word, and PEFT, which trains, heeds them all.
+# `use_rslora` is not among them: both compute the scale that it asks for.
+_PLAIN: dict[str, tuple[object, ...]] = {
+    "bias": ("none",),
+    "lora_bias": (),
+    "rank_pattern": (),
+    "alpha_pattern": (),
+    "layers_to_transform": (),
+    "layers_pattern": (),
+    "layer_replication": (),
+    "fan_in_fan_out": (),
+    "target_parameters": (),
+    "trainable_token_indices": (),
+    "alora_invocation_tokens": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    # Others, such as PiSSA, change the base model's weights when PEFT loads the adapter.
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+}
+
+
 def _check_config(folder: Path, config: dict[str, Any], max_rank: int | None) -> None:
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         kind = "DORA" if config.get("use_dora") else config.get("peft_type")
@@ -166,6 +188,15 @@ def _check_config(folder: Path, config: dict[str, Any], max_rank: int | None) ->
     if config.get("modules_to_save"):
         modules = ", ".join(config["modules_to_save"])
         raise UnsupportedAdapter(_message(folder, f"it replaces whole modules ({modules})"))
+    for field, plain in _PLAIN.items():
+        if config.get(field) and config[field] not in plain:
+            raise UnsupportedAdapter(
+                _message(
+                    folder,
+                    f"{CONFIG_FILE} sets {field} to {config[field]!r}, and training and engine "
+                    "would not agree on what that computes",
+                )
+            )
     if max_rank is not None and config["r"] > max_rank:
         raise UnsupportedAdapter(
             _message(folder, f"its rank {config['r']} exceeds the engine's maximum {max_rank}")

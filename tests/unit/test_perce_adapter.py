@@ -24,7 +24,9 @@ from perce.adapter_files import (
 )
 from perce.hyperparameters import Hyperparameters
 from perce.logprobs import reply_logprobs
+from perce.merged_lora import merged_lora
 from perce.model import UnsupportedModel, load_model
+from perce.stacked import UserAdapter, stacked_adapters
 
 PROMPTS, REPLIES = [[5, 9, 200], [7, 8]], [[40, 41, 42], [50, 60]]
 Tensors = dict[str, np.ndarray]
@@ -163,6 +165,28 @@ DEFECTS: dict[str, tuple[Callable[[Path], object], type[AdapterError], str]] = {
     "weights cut off": (truncated, UnreadableAdapter, "cannot be read"),
     "other type": (config(peft_type="IA3"), UnsupportedAdapter, "IA3"),
     "DoRA": (config(use_dora=True), UnsupportedAdapter, "DORA"),
+    "biases": (config(bias="all"), UnsupportedAdapter, "sets bias to 'all'"),
+    "LoRA biases": (config(lora_bias=True), UnsupportedAdapter, "sets lora_bias"),
+    "ranks of its own": (
+        config(rank_pattern={"q_proj": 4}),
+        UnsupportedAdapter,
+        "sets rank_pattern",
+    ),
+    "alphas of its own": (
+        config(alpha_pattern={"q_proj": 4}),
+        UnsupportedAdapter,
+        "sets alpha_pattern",
+    ),
+    "some layers": (config(layers_to_transform=[0]), UnsupportedAdapter, "layers_to_transform"),
+    "layer names": (config(layers_pattern="h"), UnsupportedAdapter, "sets layers_pattern"),
+    "layers repeated": (config(layer_replication=[[0, 1]]), UnsupportedAdapter, "replication"),
+    "transposed": (config(fan_in_fan_out=True), UnsupportedAdapter, "sets fan_in_fan_out"),
+    "parameters": (config(target_parameters=["w"]), UnsupportedAdapter, "target_parameters"),
+    "token rows": (config(trainable_token_indices=[1]), UnsupportedAdapter, "token_indices"),
+    "aLoRA": (config(alora_invocation_tokens=[1]), UnsupportedAdapter, "alora_invocation"),
+    "QALoRA": (config(use_qalora=True), UnsupportedAdapter, "sets use_qalora"),
+    "BD-LoRA": (config(use_bdlora={"a": 1}), UnsupportedAdapter, "sets use_bdlora"),
+    "PiSSA": (config(init_lora_weights="pissa"), UnsupportedAdapter, "init_lora_weights"),
     "whole modules": (config(modules_to_save=["lm_head"]), UnsupportedAdapter, "lm_head"),
     "rank too high": (config(r=16), UnsupportedAdapter, "exceeds the engine's maximum 8"),
     "wrong rank": (config(r=4), BrokenWeights, "has rank 8, but adapter_config.json says 4"),
@@ -193,6 +217,28 @@ def test_every_defect_is_named_with_its_folder(folder: Path, defect: str) -> Non
         check_adapter(folder, max_rank=8)
     assert str(folder) in str(raised.value)
     assert "train it anew" in str(raised.value)
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal"])
+def test_how_its_weights_began_does_not_matter(folder: Path, init: object) -> None:
+    config(init_lora_weights=init)(folder)
+    assert check_adapter(folder).rank == 8
+
+
+def test_a_rank_stabilized_scale_is_the_same_merged_and_stacked(
+    folder: Path, tiny_model_dir: Path
+) -> None:
+    plain = score(load_adapter(load_model(str(tiny_model_dir), "cpu"), folder))
+    config(use_rslora=True)(folder)
+    model = load_adapter(load_model(str(tiny_model_dir), "cpu"), folder)
+    expected = score(model)
+    assert (expected - plain).abs().max() > 1e-3
+    with merged_lora(model):
+        torch.testing.assert_close(score(model), expected, atol=1e-4, rtol=0)
+    base = model.get_base_model()
+    own = UserAdapter.taken_off(model)
+    with stacked_adapters(base, [own], [len(PROMPTS)]):
+        torch.testing.assert_close(score(base), expected, atol=1e-4, rtol=0)
 
 
 def test_another_base_model_is_refused_wherever_the_right_one_lies(
