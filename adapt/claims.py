@@ -19,7 +19,8 @@ from adapt.errors import (
 )
 from server.refreshes import OPEN
 from server.store.database import Database
-from server.store.tables import Refresh, User
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 
 class Claims:

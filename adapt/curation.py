@@ -18,7 +18,7 @@ from adapt.language import Flaw, flaw, words
 from adapt.voice import ModelVoice
 from perce.tokens import ChatTokenizer
 from server.store.memory import is_storable
-from server.store.tables import UserText
+from server.store.tables.people import UserText
 
 Reason = (
     Flaw

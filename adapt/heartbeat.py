@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from adapt.errors import WorkerNameTakenError
 from server.store.database import Database
-from server.store.tables import WorkerBeat
+from server.store.tables.workers import WorkerBeat
 
 log = structlog.get_logger()
 STOPPED = -1

@@ -22,7 +22,9 @@ from adapt.heartbeat import Sign, Watch, sign_of
 from perce.errors import AttuneError
 from server.refreshes import OPEN, Origin
 from server.store.database import Database
-from server.store.tables import Refresh, WorkerBeat, now
+from server.store.tables.base import now
+from server.store.tables.refreshes import Refresh
+from server.store.tables.workers import WorkerBeat
 
 log = structlog.get_logger()
 LOST_AFTER = timedelta(seconds=60)

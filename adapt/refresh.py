@@ -25,9 +25,10 @@ from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
 from server import adapter_store, registry
 from server.settings import Settings
-from server.store import memory
+from server.store import counters, memory
 from server.store.database import Database
-from server.store.tables import Adapter, User, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,13 @@ class CandidateSteps:
         """
         with self._database.write() as session:
             refresh, user = self._claims.enter(session, refresh_id, "dataset")
-            refresh.status, refresh.started_at = "running", now()
-            history = History(
-                texts=[StoredText.of(text) for text in memory.texts(session, user)],
-                facts=[fact.text for fact in memory.facts(session, user)],
-                replies=memory.logged_replies(session, user),
-            )
             parent = self._whole_parent(session, user)
+            facts = [fact.text for fact in memory.facts(session, user)]
+            replies = memory.logged_replies(session, user)
+            # Last: from its turn on, the user's chats and imports wait for the end.
+            refresh.status, refresh.started_at = "running", counters.turn(session, user.id)
+            texts = [StoredText.of(text) for text in memory.texts(session, user)]
+        history = History(texts, facts, replies)
         recipe = Recipe(
             budget=ContextBudget(self._settings.context_tokens, self._settings.context_texts),
             max_length=self._hyper.max_length,

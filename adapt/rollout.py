@@ -24,12 +24,13 @@ from adapt.refresh import Judged, Prepared, Workplace
 from adapt.training import Training
 from adapt.window import EngineWindow
 from perce.hyperparameters import Hyperparameters
-from server import adapter_store, backoff, refreshes, registry, swap
+from server import adapter_store, backoff, pointer, refreshes, registry, swap
 from server.engine import Engine
 from server.refreshes import OPEN
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import Adapter, Refresh
+from server.store.tables.adapters import Adapter
+from server.store.tables.refreshes import Refresh
 
 log = structlog.get_logger()
 
@@ -129,7 +130,7 @@ class RolloutSteps:
                     "another version: not activated."
                 )
                 return False
-            registry.promote(session, adapter_id)
+            pointer.promote(session, adapter_id)
         return True
 
     def drain(self, user_id: int) -> None:

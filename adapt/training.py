@@ -23,7 +23,7 @@ from perce.fleet import FleetSize, Member
 from perce.hyperparameters import Hyperparameters
 from perce.run import Step, TrainingDiverged
 from server.store.database import Database
-from server.store.tables import Adapter
+from server.store.tables.adapters import Adapter
 
 log = structlog.get_logger()
 MAX_ATTEMPTS = 20

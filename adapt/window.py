@@ -19,7 +19,8 @@ from server.engine import Engine
 from server.errors import EngineRefusedError
 from server.naps import LOOK_EVERY_S, end_nap, note_nap
 from server.store.database import Database
-from server.store.tables import EngineNap, WorkerBeat, now
+from server.store.tables.base import now
+from server.store.tables.workers import EngineNap, WorkerBeat
 
 log = structlog.get_logger()
 _FIRST_GUESS_S = 300.0

@@ -11,7 +11,7 @@ from typing import Any, Self
 from perce.cutting import Cut, fitting_prompt
 from perce.errors import AttuneError
 from perce.pir import Contrast, TokenPIR, token_pirs
-from perce.prompt import ContextItem, Message, PromptPair, prompt_pair
+from perce.prompt import ContextItem, Message
 from perce.scorer import AsyncScorer, Scorer
 from perce.tokens import ChatTokenizer
 
@@ -38,11 +38,6 @@ class Case:
     reply: str | Sequence[int]
     logprobs: Sequence[float] | None = None
     tools: Sequence[Mapping[str, Any]] | None = None
-
-    @property
-    def prompts(self) -> PromptPair:
-        """The conversation with and without persona, before any cut."""
-        return prompt_pair(self.messages, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +128,10 @@ class _Passes:
         other = own
         if contrast != "adapter":
             other = [
-                tokenizer.prompt_ids(case.prompts.without_persona, case.tools) for case in cases
+                tokenizer.prompt_ids(
+                    tokenizer.prompts(case.messages, ()).without_persona, case.tools
+                )
+                for case in cases
             ]
         return cls(cases, replies, own, other, cuts)
 

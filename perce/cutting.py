@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perce.errors import AttuneError
-from perce.prompt import ContextItem, Message, prompt_pair
+from perce.prompt import ContextItem, Message
 from perce.tokens import ChatTokenizer
 
 
@@ -69,7 +69,7 @@ def fitting_prompt(
 
     def rendered(dropped: int) -> list[int]:
         kept = [context[index] for index in kept_items(context, dropped)]
-        return tokenizer.prompt_ids(prompt_pair(messages, kept).with_persona, tools)
+        return tokenizer.prompt_ids(tokenizer.prompts(messages, kept).with_persona, tools)
 
     whole = rendered(0)
     if room is None or len(whole) <= room:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from perce.cutting import kept_items
 from perce.errors import AttuneError
-from perce.prompt import ContextItem, Message, prompt_pair
+from perce.prompt import ContextItem, Message
 from perce.tokens import ChatTokenizer
 
 
@@ -73,7 +73,7 @@ def encode(
 
     def prompt_ids(dropped: int) -> list[int]:
         kept = [context[index] for index in kept_items(context, dropped)]
-        return tokenizer.prompt_ids(prompt_pair(query_messages, kept).with_persona)
+        return tokenizer.prompt_ids(tokenizer.prompts(query_messages, kept).with_persona)
 
     dropped = bisect_left(range(texts), True, key=lambda n: len(prompt_ids(n)) <= room)
     with_persona = prompt_ids(dropped)
@@ -83,5 +83,5 @@ def encode(
             f"({len(reply_ids)}) exceed max_length {max_length}. "
             "Raise max_length or leave this text out."
         )
-    without = tokenizer.prompt_ids(prompt_pair(query_messages, ()).without_persona)
+    without = tokenizer.prompt_ids(tokenizer.prompts(query_messages, ()).without_persona)
     return Example(tuple(with_persona), tuple(without), reply_ids, dropped)

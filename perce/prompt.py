@@ -2,7 +2,8 @@
 
 Serving, PIR and training all build their prompts here, so "without persona" means
 one thing: the same messages, with the persona block dropped from the system message
-and nothing else changed. Rendering to token ids is `perce.tokens`.
+and nothing else changed. Here texts are taken as they are: what outsiders wrote goes through
+`perce.tokens.ChatTokenizer.prompts`, which also renders to token ids.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -6,7 +6,6 @@ how characters are found is `perce.spans`.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Self
@@ -14,8 +13,9 @@ from typing import Any, Self
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from perce.control_words import ControlWords
 from perce.errors import AttuneError
-from perce.prompt import Message
+from perce.prompt import ContextItem, Message, PromptPair, prompt_pair
 from perce.spans import token_spans
 
 
@@ -40,6 +40,7 @@ class ChatTokenizer:
 
     Attributes:
         end_id: The id that ends a reply, such as that of `<|im_end|>`.
+        control: The words that prompts read as control tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_id: int) -> None:
@@ -49,7 +50,7 @@ class ChatTokenizer:
         self._plain = deepcopy(tokenizer)
         self._plain.split_special_tokens = True
         self._special = frozenset(tokenizer.all_special_ids)
-        self._control = _control_words(tokenizer)
+        self.control = ControlWords.of(tokenizer)
         self.end_id = end_id
 
     @classmethod
@@ -70,6 +71,18 @@ class ChatTokenizer:
                 f"{model} has no chat template. Choose a chat model or add one to its tokenizer."
             )
         return cls(tokenizer, _end_id(tokenizer, _generation_end_ids(model)))
+
+    def prompts(self, messages: Sequence[Message], context: Sequence[ContextItem]) -> PromptPair:
+        """Build a conversation's prompts with and without persona, free of control words.
+
+        All prompts that show what users wrote are built here, in training, serving and PIR, so
+        that they agree token for token and no text opens or closes a message. Messages that
+        went through here once are not changed again.
+        """
+        return prompt_pair(
+            [self.control.message(message) for message in messages],
+            [self.control.item(item) for item in context],
+        )
 
     def prompt_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
@@ -104,12 +117,8 @@ class ChatTokenizer:
         return ids
 
     def pulled_apart(self, text: str) -> str:
-        """The text with a space in each control word, so that no prompt takes it for its own.
-
-        In a prompt, what spells `<|im_start|>` is one. Texts from outside must not open or
-        close messages: they become `< |im_start|>`, which is only text.
-        """
-        return self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        """The text without control words; see `perce.control_words`."""
+        return self.control.pulled_apart(text)
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""
@@ -148,19 +157,6 @@ class ChatTokenizer:
             spans.append((start, end))
             here = end
         return spans
-
-
-def _control_words(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """What a prompt reads as one control token: special ones, and added ones of the template."""
-    template = str(tokenizer.chat_template)
-    found = set(tokenizer.all_special_tokens) | {
-        added.content
-        for added in tokenizer.added_tokens_decoder.values()
-        if added.special or added.content in template
-    }
-    # The longest first, and none that is a lone character or a space, which is only text.
-    words = sorted((word for word in found if len(word.strip()) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 
 
 def _generation_end_ids(model: str) -> set[int]:

@@ -19,7 +19,7 @@ import structlog
 
 from perce.errors import AttuneError
 from server.errors import ConflictError
-from server.store.tables import Adapter
+from server.store.tables.adapters import Adapter
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, ForbiddenError, WrongKeyError
 from server.settings import Settings
-from server.store.tables import ApiKey, User
+from server.store.tables.people import ApiKey, User
 from server.store.users import digest, find_user
 
 

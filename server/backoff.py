@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from server.store.tables import User, now
+from server.store.tables.base import now
+from server.store.tables.people import User
 
 FIRST_PAUSE = timedelta(hours=8)
 LONGEST_PAUSE = timedelta(days=14)

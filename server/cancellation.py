@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from server.errors import ConflictError
 from server.refreshes import OPEN, close, find_refresh
-from server.store.tables import Refresh, User
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 PUBLISHING = ("publish", "warm", "activate", "drain")
 """Stages in which it is too late."""

@@ -20,7 +20,7 @@ from server.schemas import ChatRequest
 from server.settings import Settings
 from server.store import counters
 from server.store.database import Database
-from server.store.tables import Interaction, User
+from server.store.tables.people import Interaction, User
 
 # The papers' sampling: at most 512 new tokens.
 DEFAULT_MAX_TOKENS = 512
@@ -54,11 +54,12 @@ class Chat:
         self._check_size(request)
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona)
+            tools = self._tokenizer.control.tools(request.tools)
+            body = self._engine_request(request, persona, tools)
             response = await persona.post(_PATH, body)
             reply = Reply()
             reply.add(response)
-            extension = await self._extension(request, persona, reply)
+            extension = await self._extension(request, persona, reply, tools)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         response["model"] = request.model or persona.base.name
         response["personalization"] = extension
@@ -73,7 +74,8 @@ class Chat:
         self._check_size(request)
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona)
+            tools = self._tokenizer.control.tools(request.tools)
+            body = self._engine_request(request, persona, tools)
             reply, held = Reply(), list[dict[str, Any]]()
             async for chunk in persona.stream(_PATH, body):
                 reply.add(chunk)
@@ -84,7 +86,7 @@ class Chat:
                     held.append(chunk)
                 else:
                     yield chunk
-            extension = await self._extension(request, persona, reply)
+            extension = await self._extension(request, persona, reply, tools)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         if held:
             held[-1]["personalization"] = extension
@@ -99,13 +101,15 @@ class Chat:
                 f"{self._settings.max_message_chars:,} are taken: shorten them."
             )
 
-    def _engine_request(self, request: ChatRequest, persona: Persona) -> dict[str, Any]:
+    def _engine_request(
+        self, request: ChatRequest, persona: Persona, tools: list[dict[str, Any]] | None
+    ) -> dict[str, Any]:
         """Build the engine's request: ours removed, ids and logprobs asked for."""
         if request.personalization.pir:
             check_contrast(
                 request.personalization.contrast, request.personalization, persona.adapter
             )
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, request.tools)
+        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, tools)
         room = persona.base.max_length - len(prompt)
         if room < 1:
             raise BadRequestError(
@@ -115,6 +119,8 @@ class Chat:
         body = request.model_dump(exclude_unset=True, exclude=_OURS)
         if request.max_tokens is None and request.max_completion_tokens is None:
             body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
+        if tools is not None:
+            body["tools"] = tools
         return {
             **body,
             "model": persona.model,
@@ -127,7 +133,11 @@ class Chat:
         }
 
     async def _extension(
-        self, request: ChatRequest, persona: Persona, reply: Reply
+        self,
+        request: ChatRequest,
+        persona: Persona,
+        reply: Reply,
+        tools: list[dict[str, Any]] | None,
     ) -> dict[str, Any]:
         wish = request.personalization
         extension: dict[str, Any] = {
@@ -143,7 +153,7 @@ class Chat:
         if wish.pir:
             ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(
-                persona, ids, wish.contrast, logprobs, request.tools
+                persona, ids, wish.contrast, logprobs, tools
             )
             extension |= explanation.to_json()
         return extension

@@ -7,26 +7,30 @@ prefix cache; it is chosen anew when asked for or when the user's memory changed
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from perce.context import Candidate, select_context
 from perce.prompt import ContextItem, Message
 from perce.retrieval import Encoder, TextIndex
+from perce.tokens import ChatTokenizer
 from server.settings import Settings
 from server.store import memory
 from server.store.database import Database
-from server.store.tables import Conversation, Fact, User, UserText
+from server.store.tables.people import Conversation, Fact, User, UserText
 
 # More candidates than texts that fit: long texts are passed over for shorter ones behind them.
 _CANDIDATES = 64
 _CACHED_USERS = 256
-Row = TypeVar("Row", Fact, UserText)
+# A chunk is encoded under its user's lock and written in one short transaction.
+_EMBEDDED_AT_ONCE = 256
+_LOCKS = 64
+Row = TypeVar("Row", bound=Fact | UserText)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +42,29 @@ class _Memory:
 
 
 class ContextSource:
-    """Chooses persona contexts, with an index per user kept in memory."""
+    """Chooses persona contexts, with an index per user kept in memory.
+
+    Attributes:
+        EMBEDDED: The tables whose rows have vectors.
+    """
+
+    EMBEDDED: ClassVar[tuple[type[Fact], type[UserText]]] = (Fact, UserText)
 
     def __init__(
         self,
         database: Database,
         encoder: Encoder,
         settings: Settings,
-        count_tokens: Callable[[str], int],
+        tokenizer: ChatTokenizer,
     ) -> None:
         self._database = database
         self._encoder = encoder
         self._settings = settings
-        self._count_tokens = count_tokens
+        self._tokenizer = tokenizer
         self._cache: OrderedDict[tuple[int, int], _Memory] = OrderedDict()
         self._lock = Lock()
+        # One for several users: more than run at once.
+        self._embedding = [Lock() for _ in range(_LOCKS)]
 
     def retrieve(self, user: User, query: str) -> list[Candidate]:
         """Choose the context that a conversation starting with `query` gets."""
@@ -70,7 +82,7 @@ class ContextSource:
             candidates,
             self._settings.context_tokens,
             self._settings.context_texts,
-            self._count_tokens,
+            self._tokens_in_a_prompt,
         )
 
     def for_conversation(
@@ -108,24 +120,53 @@ class ContextSource:
         return context
 
     def embed(self, user: User) -> None:
-        """Embed what has no vector yet, so that the next chat does not wait for it."""
-        self._embed_rows(user, Fact)
-        self._embed_rows(user, UserText)
+        """Embed what has no vector yet."""
+        for table in self.EMBEDDED:
+            after: int | None = 0
+            while after is not None:
+                after = self.embed_chunk(user.id, table, after)
 
-    def _embed_rows(self, user: User, table: type[Row]) -> None:
-        with self._database.read() as session:
-            rows: Sequence[Row] = session.scalars(
-                select(table).where(table.user_id == user.id, table.embedding.is_(None))
-            ).all()
-        if not rows:
-            return
-        vectors = self._encoder.encode([_embedded_text(row) for row in rows])
-        values = [
-            {"id": row.id, "embedding": vector.tobytes()}
-            for row, vector in zip(rows, vectors, strict=True)
-        ]
-        with self._database.write() as session:
-            session.execute(update(table), values)
+    def embed_chunk(self, user_id: int, table: type[Row], after: int) -> int | None:
+        """Embed the next rows of a user that have no vector yet.
+
+        Whoever else embeds the same user's rows in this process takes turns, chunk by chunk,
+        and each row is embedded once. Rows that are removed meanwhile stay removed.
+
+        Args:
+            user_id: Whose rows.
+            table: Facts or texts.
+            after: Only rows with a larger id.
+
+        Returns:
+            The id to go on after, or None where no row is left.
+        """
+        with self._embedding[user_id % _LOCKS]:
+            with self._database.read() as session:
+                rows: Sequence[Row] = session.scalars(
+                    select(table)
+                    .where(table.user_id == user_id, table.embedding.is_(None), table.id > after)
+                    .order_by(table.id)
+                    .limit(_EMBEDDED_AT_ONCE)
+                ).all()
+            if not rows:
+                return None
+            vectors = self._encoder.encode([_embedded_text(row) for row in rows])
+            values = [
+                {"row": row.id, "vector": vector.tobytes()}
+                for row, vector in zip(rows, vectors, strict=True)
+            ]
+            # Past the session: it would take a row that was removed meanwhile for an error.
+            change = (
+                update(table)
+                .where(table.id == bindparam("row"))
+                .values(embedding=bindparam("vector"))
+            )
+            with self._database.write() as session:
+                session.connection().execute(change, values)
+            return rows[-1].id
+
+    def _tokens_in_a_prompt(self, text: str) -> int:
+        return self._tokenizer.count(self._tokenizer.pulled_apart(text))
 
     def _memory(self, user: User) -> _Memory:
         with self._database.read() as session:

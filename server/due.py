@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError
 from server.refreshes import MIN_TEXTS, OPEN
-from server.store.tables import Refresh, User
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 
 @dataclass(frozen=True, slots=True)

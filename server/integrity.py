@@ -16,8 +16,10 @@ from sqlalchemy import select
 
 from server import adapter_store, registry, retention
 from server.adapter_store import DamagedAdapterError
+from server.damage import short
 from server.store.database import Database
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 Problem = Literal["damaged", "no files", "base model", "unfinished", "stray", "leftover"]
 _USER_FOLDER = re.compile(r"u[1-9][0-9]*")
@@ -119,9 +121,9 @@ class Integrity:
         if adapter.base_model != self._base_model:
             yield finding(
                 "base model",
-                f"It was trained on {_short(adapter.base_model)}, and the model served is "
-                f"{_short(self._base_model)}.",
-                f"Serve that model again, or refresh {user.name}.",
+                f"It was trained on {short(adapter.base_model)}, and the model served is "
+                f"{short(self._base_model)}.",
+                f"It is not served. Serve that model again, or refresh {user.name}.",
             )
 
 
@@ -175,7 +177,3 @@ def _advice(user: User, adapter: Adapter) -> str:
             f"`attune adapters rollback {user.name}`, or refresh."
         )
     return "Restore the files if you want to be able to roll back to it."
-
-
-def _short(fingerprint: str) -> str:
-    return fingerprint if len(fingerprint) <= 24 else f"{fingerprint[:19]}…"

@@ -14,12 +14,14 @@ from prometheus_client import Counter
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from server import adapter_store, registry
+from server import registry
 from server.adapter_store import DamagedAdapterError
 from server.damage import Damage
 from server.errors import ConflictError
 from server.store.database import Database
-from server.store.tables import Adapter, Lease, User, now
+from server.store.tables.adapters import Adapter, Lease
+from server.store.tables.base import now
+from server.store.tables.people import User
 
 RENEW_EVERY_S = 15.0
 # Several renewals long: a gateway that missed that many is dead, and so are its requests.
@@ -55,16 +57,17 @@ class Leases:
     def take(self, user: User, choice: str) -> Leased:
         """Choose the version that a request uses, its files checked, and keep it in place.
 
-        Where the files of the active version are damaged, the newest older version that is
-        whole answers, and without one the base model: the user keeps being answered, no
-        wrong weights are served, and the version is back as soon as its files are.
+        Where the files of the active version are damaged, or it was trained on another base
+        model, the newest older version that can be served answers, and without one the base
+        model: the user keeps being answered, no wrong weights are served, and the version is
+        back as soon as its files, or its base model, are.
 
         Args:
             user: Whose adapter.
             choice: `active`, `none`, or a version such as `v7`.
 
         Raises:
-            DamagedAdapterError: The version named is damaged.
+            DamagedAdapterError: The version named is damaged, or is for another base model.
             BadRequestError, NotFoundError: See `registry.find`.
         """
         damaged: list[Adapter] = []
@@ -79,7 +82,7 @@ class Leases:
                 continue
             self._held.add(token)
             try:
-                adapter_store.check(adapter)
+                self._damage.check(adapter)
             except DamagedAdapterError as error:
                 self.give_back(token)
                 if choice != "active":

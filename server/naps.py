@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from server.engine import Engine
 from server.errors import EngineAsleepError
 from server.store.database import Database
-from server.store.tables import EngineNap, now
+from server.store.tables.base import now
+from server.store.tables.workers import EngineNap
 
 LOOK_EVERY_S = 1.0
 

@@ -8,7 +8,7 @@ import structlog
 
 from server.errors import JobsUnavailableError
 from server.jobs import Jobs
-from server.store.tables import now
+from server.store.tables.base import now
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from server.store.tables import Refresh
+from server.store.tables.refreshes import Refresh
 
 # As many as a median needs to be steady; old ones may be of other hardware or settings.
 RECENT = 50

@@ -14,7 +14,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from perce.context import Candidate
 from perce.pir import Contrast
-from perce.prompt import Message, PromptPair, prompt_pair
+from perce.prompt import Message, PromptPair
+from perce.tokens import ChatTokenizer
 from server import adapter_store
 from server.context import ContextSource
 from server.engine import Engine, ServedModel
@@ -23,7 +24,8 @@ from server.leases import Leases
 from server.naps import Naps
 from server.schemas import Personalization
 from server.store.database import Database
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 T = TypeVar("T")
 _UNKNOWN_MODEL = 404
@@ -98,8 +100,10 @@ class Personas:
         contexts: ContextSource,
         engines: Sequence[Engine],
         leases: Leases,
+        tokenizer: ChatTokenizer,
     ) -> None:
         self._database = database
+        self._tokenizer = tokenizer
         self._contexts = contexts
         self._engines = engines
         self._leases = leases
@@ -132,7 +136,7 @@ class Personas:
         with CancelScope(shield=True):  # a lease that nobody knows of would never go back
             leased = await run_in_threadpool(self._leases.take, user, wish.adapter)
         try:
-            prompts = prompt_pair(messages, [candidate.item for candidate in context])
+            prompts = self._tokenizer.prompts(messages, [c.item for c in context])
             passed_over = leased.passed_over
             yield Persona(user, context, prompts, leased.adapter, engine, base, passed_over)
         finally:

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 
 from server.errors import ConflictError, NotFoundError, UnprocessableError
 from server.store import counters
-from server.store.tables import Refresh, User, UserText, now
+from server.store.tables.base import now
+from server.store.tables.people import User, UserText
+from server.store.tables.refreshes import Refresh
 
 Method = Literal["perce", "ce"]
 Origin = Literal["manual", "nightly", "online"]

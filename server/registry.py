@@ -1,9 +1,10 @@
-"""The adapter registry: immutable versions, where they come from, and which one is active.
+"""The adapter registry: immutable versions, and where they come from.
 
 A version's files never change and its name is never used again: vLLM keys its prefix
-cache by name and path. Here are the rows and the states that they go through. The files
-are `server.adapter_store`, who is using a version is `server.leases`, what is erased when
-is `server.retention`, and loading and unloading on engines is `server.swap`.
+cache by name and path. Here are the rows and the states that they go through. Which one is
+active is flipped by `server.pointer`. The files are `server.adapter_store`, who is using a
+version is `server.leases`, what is erased when is `server.retention`, and loading and
+unloading on engines is `server.swap`.
 """
 
 import re
@@ -16,7 +17,8 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, ConflictError, NotFoundError
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 State = Literal["candidate", "active", "retired", "erased", "rejected"]
 _NEXT: Mapping[str, frozenset[State]] = {
@@ -147,7 +149,7 @@ def attach_files(
         False if the version is gone, because its user was erased meanwhile: its folder
         must be deleted.
     """
-    adapter = _fresh(session, Adapter.id == adapter_id)
+    adapter = fresh(session, Adapter.id == adapter_id)
     if adapter is None:
         return False
     adapter.checksums = dict(checksums)
@@ -178,96 +180,10 @@ def reject(session: Session, adapter: Adapter, reason: str) -> None:
     stored.reason = reason
 
 
-def promote(session: Session, adapter_id: int) -> bool:
-    """Make a candidate the active version, once and never again.
-
-    A step that is repeated after a crash changes nothing: it must not undo a rollback that
-    was made since.
-
-    Returns:
-        True if it became active now, False if it was promoted before.
-
-    Raises:
-        ConflictError, NotFoundError: See `activate`.
-    """
-    adapter = session.get_one(Adapter, adapter_id)
-    _lock_pointer(session, adapter.user_id)
-    if _fresh(session, Adapter.id == adapter_id, Adapter.state.in_(("active", "retired"))):
-        return False
-    activate(session, adapter)
-    return True
-
-
-def activate(session: Session, adapter: Adapter) -> Adapter | None:
-    """Make a version the active one, and return the one that it replaces.
-
-    Raises:
-        IllegalTransitionError: It was rejected or erased.
-        NotFoundError: It is gone, because its user was erased.
-        ConflictError: Its files were never placed.
-    """
-    _lock_pointer(session, adapter.user_id)
-    wanted = _fresh(session, Adapter.id == adapter.id)
-    if wanted is None:
-        raise NotFoundError(f"Adapter {adapter.name} is gone: its user was erased.")
-    if wanted.state == "active":
-        return None
-    if not wanted.checksums:
-        raise ConflictError(f"Adapter {wanted.name} has no files yet: wait for its refresh.")
-    old = _retire_active(session, wanted.user_id)
-    move(wanted, "active")
-    session.flush()
-    return old
-
-
-def deactivate(session: Session, user: User) -> Adapter | None:
-    """Retire the user's active version and return it; the base model answers then."""
-    _lock_pointer(session, user.id)
-    return _retire_active(session, user.id)
-
-
-def previous(session: Session, user: User) -> Adapter | None:
-    """Return the version that a rollback without a target goes to; None is the base model.
-
-    Raises:
-        ConflictError: The user has no active version.
-    """
-    current = active(session, user)
-    if current is None:
-        raise ConflictError(f"{user.name} has no active adapter: there is nothing to roll back.")
-    return next(iter(_older(session, current)), None)
-
-
-def rollback(
-    session: Session, user: User, target: Adapter | None, seen: Adapter | None
-) -> Adapter | None:
-    """Flip the user to an earlier version, or to the base model, in this transaction.
-
-    Args:
-        session: A writing transaction.
-        user: Whose active version.
-        target: The version to go to; None for the base model.
-        seen: The version that was active when the target was chosen as "the one before";
-            None where the target was named.
-
-    Returns:
-        The version that was active until now, if it is another one.
-
-    Raises:
-        ConflictError: Another version became active meanwhile: "the one before" changed.
-        IllegalTransitionError: The target was erased meanwhile.
-    """
-    _lock_pointer(session, user.id)
-    current = _fresh(session, Adapter.user_id == user.id, Adapter.state == "active")
-    at, to = (adapter.id if adapter else None for adapter in (current, target))
-    if at == to:
-        return None
-    if seen is not None and at != seen.id:
-        raise ConflictError(
-            f"{current.name if current else 'The base model'} became active meanwhile, in "
-            f"place of {seen.name}: look at the versions and roll back again."
-        )
-    return deactivate(session, user) if target is None else activate(session, target)
+def fresh(session: Session, *where: ColumnElement[bool]) -> Adapter | None:
+    """Read a version as the database has it now, whatever the session read before."""
+    query = select(Adapter).where(*where)
+    return session.scalar(query.execution_options(populate_existing=True))
 
 
 def _older(session: Session, adapter: Adapter) -> Sequence[Adapter]:
@@ -280,23 +196,3 @@ def _older(session: Session, adapter: Adapter) -> Sequence[Adapter]:
         )
         .order_by(Adapter.version.desc())
     ).all()
-
-
-def _retire_active(session: Session, user_id: int) -> Adapter | None:
-    old = _fresh(session, Adapter.user_id == user_id, Adapter.state == "active")
-    if old is not None:
-        move(old, "retired")
-        # Now: the database refuses a moment with two active versions.
-        session.flush()
-    return old
-
-
-def _lock_pointer(session: Session, user_id: int) -> None:
-    """Let one transaction at a time flip a user's pointer; SQLite has one writer anyway."""
-    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
-
-
-def _fresh(session: Session, *where: ColumnElement[bool]) -> Adapter | None:
-    """Read a version as the database has it now, whatever the session read before."""
-    query = select(Adapter).where(*where)
-    return session.scalar(query.execution_options(populate_existing=True))

@@ -13,7 +13,10 @@ from sqlalchemy.orm import Session
 
 from server import leases, registry
 from server.refreshes import OPEN
-from server.store.tables import Adapter, AuditEntry, Refresh, User, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
+from server.store.tables.people import AuditEntry, User
+from server.store.tables.refreshes import Refresh
 
 log = structlog.get_logger()
 

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
 from server.refreshes import OPEN
-from server.store.tables import Plan, PlanEntry, Refresh, now
+from server.store.tables.base import now
+from server.store.tables.refreshes import Plan, PlanEntry, Refresh
 
 
 @dataclass(frozen=True, slots=True)

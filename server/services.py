@@ -6,7 +6,7 @@ from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server.chat import Chat
 from server.context import ContextSource
-from server.damage import Damage
+from server.damage import Damage, ServedBase
 from server.engine import Engine
 from server.explain import Explainer
 from server.jobs import Jobs
@@ -45,10 +45,10 @@ class Services:
     ) -> "Services":
         """Wire all parts to each other; nothing is connected yet."""
         database = Database(settings.store_url())
-        contexts = ContextSource(database, encoder, settings, tokenizer.count)
-        damage = Damage()
+        contexts = ContextSource(database, encoder, settings, tokenizer)
+        damage = Damage(ServedBase(settings.model))
         leases = Leases(database, damage)
-        personas = Personas(database, contexts, engines, leases)
+        personas = Personas(database, contexts, engines, leases, tokenizer)
         jobs = Jobs(settings.queue_url())
         explainer = Explainer(tokenizer)
         return cls(

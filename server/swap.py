@@ -13,7 +13,8 @@ from perce.errors import AttuneError
 from server import adapter_store, leases, registry, retention
 from server.engine import Engine
 from server.store.database import Database
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 _POLL_S = 0.2
 

@@ -25,7 +25,7 @@ from server.jobs import Jobs
 from server.leases import Leases
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import Adapter
+from server.store.tables.adapters import Adapter
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class Upkeep:
         async with create_task_group() as group:
             group.start_soon(self._guarded, self.verify_active)
             group.start_soon(self._repeated, self.tidy, self._settings.upkeep_every_s)
+            group.start_soon(self._repeated, self.look_at_base, self._settings.upkeep_every_s)
             group.start_soon(self._repeated, self.keep_leases, leases.RENEW_EVERY_S)
 
     async def verify_active(self) -> None:
@@ -76,13 +77,13 @@ class Upkeep:
         Hashing leaves the disk alone half of the time. Requests do not wait for it: each one
         has its own version checked.
         """
-        for look in (adapter_store.probe, adapter_store.check):
+        for hashed, look in enumerate((adapter_store.probe, self._damage.check)):
             after = 0
             while page := await run_in_threadpool(self._active_after, after):
                 for adapter in page:
                     started = time.monotonic()
                     await run_in_threadpool(self._look, adapter, look)
-                    if look is adapter_store.check:
+                    if hashed:
                         self.verified += 1
                         await sleep(time.monotonic() - started)
                 after = page[-1].id
@@ -102,6 +103,10 @@ class Upkeep:
             await run_in_threadpool(self._claim_over_budget, int(budget_gb * _GIB))
         for user_id in await run_in_threadpool(self._leaving, await self._held_by_engines()):
             await run_in_threadpool(self._ask_for_drain, user_id)
+
+    async def look_at_base(self) -> None:
+        """Hash the base model, at the start and when its files have changed."""
+        await run_in_threadpool(self._damage.base.look)
 
     async def keep_leases(self) -> None:
         """Renew the leases of this gateway's requests, and drop those of dead gateways."""
@@ -174,7 +179,7 @@ class Upkeep:
 
     def _recheck_damaged(self) -> None:
         for known in self._damage.known:
-            self._look(known, adapter_store.check)
+            self._look(known, self._damage.check)
 
     def _look(self, adapter: Adapter, look: Callable[[Adapter], None]) -> None:
         """Check a version; one that is not active any more needs no files."""

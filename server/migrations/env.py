@@ -2,7 +2,9 @@
 
 from alembic import context
 
-from server.store.tables import Base
+# All modules: the base knows only the tables of those that were imported.
+from server.store.tables import adapters, people, refreshes, workers  # noqa: F401
+from server.store.tables.base import Base
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -9,13 +9,14 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from server import registry, swap
+from server import pointer, registry, swap
 from server.errors import JobsUnavailableError
 from server.routes.depends import Parts, PathUser
 from server.routes.views import adapter_views
 from server.schemas import RollbackRequest
 from server.services import Services
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1")
@@ -43,6 +44,7 @@ async def rollback(request: RollbackRequest, user: PathUser, parts: Parts) -> di
     chosen = await run_in_threadpool(_choose_target, parts, user, request.to)
     try:
         if chosen.target is not None:
+            await run_in_threadpool(parts.damage.check, chosen.target)
             await swap.warm(parts.engines, chosen.target)
         return await run_in_threadpool(_flip, parts, user, chosen)
     finally:
@@ -61,7 +63,7 @@ def _choose_target(parts: Services, user: User, to: str | None) -> _Chosen:
     """Find where to roll back to, with a lease on it: until the flip it must not be erased."""
     with parts.database.write() as session:
         if to is None:
-            target, seen = registry.previous(session, user), registry.active(session, user)
+            target, seen = pointer.previous(session, user), registry.active(session, user)
         else:
             target, seen = None if to == "none" else registry.find(session, user, to), None
         token = parts.leases.hold(session, target) if target else None
@@ -70,7 +72,7 @@ def _choose_target(parts: Services, user: User, to: str | None) -> _Chosen:
 
 def _flip(parts: Services, user: User, chosen: _Chosen) -> dict[str, Any]:
     with parts.database.write() as session:
-        old = registry.rollback(session, user, chosen.target, chosen.seen)
+        old = pointer.rollback(session, user, chosen.target, chosen.seen)
     if old is not None:
         try:
             parts.jobs.drain(user.id)

@@ -6,7 +6,7 @@ from fastapi import Depends, Request
 
 from server.auth import Principal, authenticate, user_of
 from server.services import Services
-from server.store.tables import User
+from server.store.tables.people import User
 
 
 def services(request: Request) -> Services:

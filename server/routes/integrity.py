@@ -16,7 +16,8 @@ from server.integrity import Finding, Integrity, remove
 from server.routes.depends import Admin, Parts
 from server.schemas import VerifyRequest
 from server.services import Services
-from server.store.tables import Adapter, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
 from server.store.users import find_user
 
 log = structlog.get_logger()

@@ -16,7 +16,7 @@ from server.routes.views import fact_view, text_view
 from server.schemas import FactRequest
 from server.services import Services
 from server.store import memory
-from server.store.tables import User
+from server.store.tables.people import User
 
 router = APIRouter(prefix="/v1/users/{user}")
 # Bytes of an import that are held in memory; a larger one waits on the disk.
@@ -63,6 +63,7 @@ async def import_history(
                 raise TooLargeError("The history is larger than 256 MiB: import it in parts.")
         file.seek(0)
         afterwards.add_task(texts_arrived, parts.jobs)
+        afterwards.add_task(_embed, parts, user)
         return await run_in_threadpool(_import, parts, user, file)
 
 
@@ -72,11 +73,18 @@ def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
     return {"object": "list", "data": shown(parts.contexts.retrieve(user, query))}
 
 
+async def _embed(parts: Services, user: User) -> None:
+    """Embed what was imported, so that the next chat need not; ends between two chunks."""
+    for table in parts.contexts.EMBEDDED:
+        after: int | None = 0
+        while after is not None:
+            after = await run_in_threadpool(parts.contexts.embed_chunk, user.id, table, after)
+
+
 def _import(parts: Services, user: User, file: IO[bytes]) -> dict[str, Any]:
     found = read_history(file)
     with parts.database.write() as session:
         added = memory.add_texts(session, user, found.texts)
-    parts.contexts.embed(user)
     return {
         "imported": added,
         "duplicates": len(found.texts) - added,

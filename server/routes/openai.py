@@ -15,7 +15,7 @@ from server.errors import TooLargeError, http_error
 from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
-from server.store.tables import User
+from server.store.tables.people import User
 
 router = APIRouter(prefix="/v1")
 

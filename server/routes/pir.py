@@ -15,7 +15,7 @@ from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import FeedbackRequest, Personalization, PirRequest
 from server.services import Services
 from server.store import memory
-from server.store.tables import Interaction, User
+from server.store.tables.people import Interaction, User
 
 router = APIRouter(prefix="/v1")
 

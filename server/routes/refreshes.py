@@ -14,7 +14,7 @@ from server.routes.depends import Admin, Parts, PathUser
 from server.routes.views import refresh_view
 from server.schemas import RefreshRequest
 from server.services import Services
-from server.store.tables import Refresh
+from server.store.tables.refreshes import Refresh
 
 router = APIRouter(prefix="/v1")
 

@@ -16,7 +16,8 @@ from server.routes.views import refresh_view
 from server.schedule import Schedule
 from server.schemas import ScheduleRequest
 from server.services import Services
-from server.store.tables import Plan, Refresh, now
+from server.store.tables.base import now
+from server.store.tables.refreshes import Plan, Refresh
 
 router = APIRouter(prefix="/v1/schedule")
 

@@ -6,14 +6,14 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
-from server import adapter_store, registry, swap
+from server import adapter_store, pointer, registry, swap
 from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Parts, PathUser
 from server.routes.views import adapter_views, fact_view, refresh_view, text_view, user_view
 from server.schemas import UserRequest
 from server.services import Services
 from server.store import memory
-from server.store.tables import Interaction, User
+from server.store.tables.people import Interaction, User
 from server.store.users import add_user, erase_user, revoke_keys, summarize
 
 router = APIRouter(prefix="/v1/users")
@@ -77,7 +77,7 @@ async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
 def _retire_all(parts: Services, user: User) -> None:
     with parts.database.write() as session:
         revoke_keys(session, user)
-        registry.deactivate(session, user)
+        pointer.deactivate(session, user)
 
 
 def _erase_rows(parts: Services, user: User) -> dict[str, int]:

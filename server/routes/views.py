@@ -5,7 +5,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from server.store.tables import Adapter, Fact, Refresh, User, UserText
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import Fact, User, UserText
+from server.store.tables.refreshes import Refresh
 from server.store.users import UserSummary
 
 

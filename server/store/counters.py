@@ -3,13 +3,35 @@
 `text_count` is the number of the user's texts; `new_texts` is the number of those that
 came after the data of the newest adapter version, published or not. A version's data are
 the texts that were there when its refresh started. Whoever adds or removes texts, answers
-a message or ends a refresh calls the function for it in the same transaction.
+a message or ends a refresh calls the function for it in the same transaction. Whoever adds
+texts, or takes them for a refresh, asks for its `turn` first.
 """
 
-from sqlalchemy import func, select, update
+from datetime import UTC, datetime
+
+from sqlalchemy import DateTime, func, select, update
 from sqlalchemy.orm import Session
 
-from server.store.tables import Adapter, Refresh, User, UserText, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
+from server.store.tables.people import User, UserText
+from server.store.tables.refreshes import Refresh
+from server.store.users import lock_user
+
+
+def turn(session: Session, user_id: int) -> datetime:
+    """Let one transaction at a time add or take a user's texts, and return its moment.
+
+    Texts that are added have this moment, and so has the start of the refresh that takes
+    them: those that a refresh does not see are younger than it, and the others are not. The
+    clock is the database's, since gateways and workers may run on several machines.
+    """
+    lock_user(session, user_id)
+    if session.get_bind().dialect.name == "sqlite":
+        return now()
+    # A statement of its own: the lock may have taken its time.
+    clock = func.clock_timestamp(type_=DateTime(timezone=True))
+    return session.scalars(select(clock)).one().astimezone(UTC)
 
 
 def texts_added(session: Session, user_id: int, count: int) -> None:
@@ -41,6 +63,8 @@ def refresh_ended(session: Session, user_id: int) -> None:
 def recount(session: Session, user_id: int) -> None:
     """Count a user's texts from their rows: after a removal, or when a version was made."""
     session.flush()
+    # A statement counts what was there when it began: it must not begin and then wait.
+    lock_user(session, user_id)
     data_as_of = (
         select(func.coalesce(Refresh.started_at, Adapter.created_at))
         .select_from(Adapter)

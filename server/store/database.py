@@ -42,11 +42,12 @@ class Database:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def migrate(self, lock_folder: Path) -> None:
-        """Bring the schema to the newest version; safe when several processes start at once.
+    def migrate(self, lock_folder: Path, to: str = "head") -> None:
+        """Bring the schema to a version; safe when several processes start at once.
 
         Args:
             lock_folder: Where SQLite's lock file goes; PostgreSQL takes a lock of its own.
+            to: The version; by default the newest.
         """
         lock_folder.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_folder / "migrate.lock"), self._writer.begin() as connection:
@@ -55,11 +56,20 @@ class Database:
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
 
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def take_turn(session: Session, number: int) -> None:
+    """Let one writing transaction at a time go on, of those that name the same number.
+
+    SQLite has one writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def _engine_options(url: str) -> dict[str, Any]:

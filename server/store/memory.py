@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, NotFoundError
 from server.store import counters
-from server.store.tables import Fact, Interaction, User, UserText
+from server.store.tables.people import Fact, Interaction, User, UserText
 
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000
@@ -91,6 +91,7 @@ def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
     Raises:
         BadRequestError: A text cannot be stored: it holds a NUL, or half a character.
     """
+    at = counters.turn(session, user.id)
     known = set(session.scalars(select(UserText.fingerprint).where(UserText.user_id == user.id)))
     added = 0
     rows: list[dict[str, Any]] = []
@@ -100,7 +101,14 @@ def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
             continue
         known.add(fingerprint)
         added += 1
-        rows.append({"user_id": user.id, "fingerprint": fingerprint, **asdict(item)})
+        rows.append(
+            {
+                "user_id": user.id,
+                "fingerprint": fingerprint,
+                "created_at": at,
+                **asdict(item),
+            }
+        )
         if len(rows) == _BATCH:
             session.execute(insert(UserText), rows)
             rows.clear()

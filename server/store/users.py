@@ -16,17 +16,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, ConflictError, UnknownUserError
-from server.store.tables import (
-    Adapter,
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import (
     ApiKey,
     AuditEntry,
     Conversation,
     Fact,
     Interaction,
-    Refresh,
     User,
     UserText,
 )
+from server.store.tables.refreshes import Refresh
 
 Role = Literal["user", "service", "admin"]
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -88,6 +88,11 @@ def find_user(session: Session, name: str) -> User:
     if user is None:
         raise UnknownUserError(name)
     return user
+
+
+def lock_user(session: Session, user_id: int) -> None:
+    """Let one writing transaction at a time go on for a user; SQLite has one writer anyway."""
+    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
 
 
 def summarize(session: Session, name: str | None = None) -> list[UserSummary]:

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import insert
 
 from server.store.database import Database
-from server.store.tables import Refresh, User
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 _CHUNK = 5000
 

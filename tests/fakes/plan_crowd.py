@@ -16,7 +16,7 @@ from server import plans
 from server.due import DueRule, due_users
 from server.plan import Capacity
 from server.store.database import Database
-from server.store.tables import now
+from server.store.tables.base import now
 
 NIGHT_S = 8 * 3600.0
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from running_stack import Stack
 
 from perce.adapter_files import model_fingerprint
-from server import adapter_store, refreshes, registry, swap
+from server import adapter_store, pointer, refreshes, registry, swap
 from server.engine import connect_engines
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import Adapter, Refresh, User, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 from server.store.users import find_user
 
 
@@ -121,7 +124,7 @@ class Publisher:
             await swap.warm(engines, adapter)
             after = time.monotonic()
             with self._database.write() as session:
-                registry.promote(session, adapter.id)
+                pointer.promote(session, adapter.id)
             self.activations.append(Activation(user_name, adapter.label, after, time.monotonic()))
             with self._database.write() as session:
                 refreshes.close(session, refresh_id, "succeeded")

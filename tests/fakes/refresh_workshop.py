@@ -34,7 +34,9 @@ from server.settings import Settings
 from server.store import memory
 from server.store.database import Database
 from server.store.memory import NewText
-from server.store.tables import Adapter, Refresh, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 from server.store.users import add_user
 
 STEPS = 4

@@ -21,7 +21,7 @@ from server.refreshes import OPEN, Origin
 from server.schedule import Schedule
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import PlanEntry, Refresh
+from server.store.tables.refreshes import PlanEntry, Refresh
 
 
 class MortalJobs(Jobs):

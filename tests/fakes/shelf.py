@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server import adapter_store, registry
+from server import adapter_store, pointer, registry
 from server.store.database import Database
-from server.store.tables import Adapter, Base, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import Base
+from server.store.tables.people import User
 from server.store.users import add_user
 
 BASE_MODEL = "sha256:base"
@@ -53,7 +55,7 @@ class Shelf:
         """A version that is active, in place of the one before."""
         adapter = self.candidate(user, weights, base)
         with self.database.write() as session:
-            registry.promote(session, adapter.id)
+            pointer.promote(session, adapter.id)
         return self.read(adapter)
 
     def read(self, adapter: Adapter) -> Adapter:

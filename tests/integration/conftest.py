@@ -8,7 +8,7 @@ from private_postgres import PrivatePostgres, private_postgres
 from sqlalchemy import delete, select
 
 from server.store.database import Database
-from server.store.tables import AuditEntry, User
+from server.store.tables.people import AuditEntry, User
 from server.store.users import erase_user
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,7 +25,9 @@ from sqlalchemy import func, select
 
 from server import adapter_store
 from server.store.database import Database
-from server.store.tables import Adapter, Interaction, Refresh, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import Interaction, User
+from server.store.tables.refreshes import Refresh
 
 DEMO = Path(__file__).parents[2] / "demo"
 VICTIMS: tuple[ServiceName, ...] = ("worker", "gateway", "engine")
@@ -92,7 +95,9 @@ class Chaos:
             self._post(f"/v1/users/{user}/refreshes", {"method": "perce"})
 
     def wait_until_all_ended(self) -> None:
-        wait_until(lambda: not self._users_under_way(), RECOVERY_S)
+        """Wait for as long as users who are under way become fewer."""
+        while left := self._users_under_way():
+            wait_until(partial(self._fewer_than, len(left)), RECOVERY_S)
         wait_until(self._is_tidy, RECOVERY_S)
 
     def stages(self) -> tuple[str, ...]:
@@ -120,6 +125,9 @@ class Chaos:
                     .where(Refresh.status.in_(OPEN))
                 )
             )
+
+    def _fewer_than(self, users: int) -> bool:
+        return len(self._users_under_way()) < users
 
     def _is_tidy(self) -> bool:
         """Whether all drains are done that delete files."""
@@ -222,6 +230,7 @@ def survive(
             # At the same time, so that a service may die while a refresh is being asked for.
             asking = pool.submit(chaos.refresh_idle_users)
             chaos.strike(victim)
+            report(f"{len(chaos.deaths)} of {deaths}: {chaos.deaths[-1]}")
             asking.result()
         chaos.refresh_idle_users()
         chaos.wait_until_all_ended()

@@ -13,14 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, event, func, insert, inspect, select, text, update
 
-from server import plans, refreshes
+from server import fleets, plans, refreshes
 from server.due import DueRule, due_users, next_due_at
 from server.errors import BadRequestError
 from server.plan import Capacity
 from server.store import counters, memory
 from server.store.database import MIGRATIONS, Database
 from server.store.memory import NewText
-from server.store.tables import Adapter, Plan, PlanEntry, Refresh, User, UserText, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
+from server.store.tables.people import User, UserText
+from server.store.tables.refreshes import Plan, PlanEntry, Refresh
 from server.store.users import add_user, erase_user
 
 AT = datetime.fromisoformat("2026-11-21T03:00:00+00:00")
@@ -256,12 +259,12 @@ def test_a_plan_is_written_once_and_its_refreshes_are_opened_once(database: Data
         assert plans.fleets(session, plan_id) == 3
     with database.write() as session:
         session.execute(update(User).where(User.id == 6).values(consent=False))
-    first = plans.open_fleets(database, plan_id, 1, 2)
+    first = fleets.open_fleets(database, plan_id, 1, 2)
     assert [(workflow, len(ids)) for workflow, ids in first] == [
         ("night-1-fleet-1", 2),
         ("night-1-fleet-2", 3),
     ]
-    assert plans.open_fleets(database, plan_id, 1, 2) == first
+    assert fleets.open_fleets(database, plan_id, 1, 2) == first
     with database.read() as session:
         assert plans.states(session, plan_id) == {"queued": 5, "skipped": 1, "planned": 1}
         assert session.scalar(select(func.count(Refresh.id))) == 5
@@ -314,12 +317,12 @@ def test_when_the_window_ends_what_has_not_begun_is_taken_back(database: Databas
     plan_id = plans.make_plan(
         database, "night-1", DueRule(), Capacity(window_s=3600.0, fleet_size=2), AT
     )
-    opened = plans.open_fleets(database, plan_id, 1, 3)
+    opened = fleets.open_fleets(database, plan_id, 1, 3)
     begun = opened[0][1][0]
     with database.write() as session:
         refreshes.advance(session, begun, status="running", started_at=now())
-    assert plans.carry_over(database, plan_id) == ["night-1-fleet-2", "night-1-fleet-3"]
-    assert plans.carry_over(database, plan_id) == []
+    assert fleets.carry_over(database, plan_id) == ["night-1-fleet-2", "night-1-fleet-3"]
+    assert fleets.carry_over(database, plan_id) == []
     assert waiting(database) == [1, 2, 3]
     with database.read() as session:
         statuses = dict(

@@ -5,57 +5,27 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from scripted_jobs import ScriptedJobs
 from sqlalchemy import func, insert, select, update
 
 from adapt.nightly import Rounds
-from server import plans
+from server import fleets
 from server.due import DueRule
-from server.errors import JobsUnavailableError
-from server.jobs import REFRESH_WORKFLOW, Jobs
+from server.jobs import REFRESH_WORKFLOW
 from server.online import texts_arrived
-from server.refreshes import Origin
 from server.schedule import Schedule
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import PlanEntry, Refresh, User, now
+from server.store.tables.base import now
+from server.store.tables.people import User
+from server.store.tables.refreshes import PlanEntry, Refresh
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-class ScriptedJobs(Jobs):
-    """A queue that only remembers what it was given."""
-
-    def __init__(self, schedule: Schedule | None) -> None:
-        super().__init__("sqlite://")
-        self.scripted = schedule
-        self.handed: list[tuple[tuple[str, ...], str, Origin]] = []
-        self.online_at: list[datetime] = []
-        self.windows: list[datetime] = []
-        self.withdrawn: list[str] = []
-
-    def schedule(self) -> Schedule:
-        if self.scripted is None:
-            raise JobsUnavailableError()
-        return self.scripted
-
-    def refresh(
-        self, refresh_ids: Sequence[str], workflow_id: str, origin: Origin = "manual"
-    ) -> None:
-        self.handed.append((tuple(refresh_ids), workflow_id, origin))
-
-    def hold_online_round(self, at: datetime) -> None:
-        self.online_at.append(at)
-
-    def close_window(self, plan_id: int, run: str, at: datetime) -> None:
-        self.windows.append(at)
-
-    def withdraw(self, workflow_ids: Sequence[str]) -> None:
-        self.withdrawn += workflow_ids
 
 
 @pytest.fixture
@@ -114,8 +84,8 @@ def test_a_round_asks_for_its_window_to_be_closed(settings: Settings, database: 
     add_due(database, 4)
     jobs = ScriptedJobs(None)
     rounds = Rounds(settings, database, jobs)
-    plan_id, fleets = rounds.plan("night-1", Schedule(window_hours=2.0))
-    assert fleets == 2
+    plan_id, count = rounds.plan("night-1", Schedule(window_hours=2.0))
+    assert count == 2
     (closing,) = jobs.windows
     assert timedelta(hours=1.9) < closing - now() <= timedelta(hours=2)
     assert rounds.enqueue(plan_id, 1, 2) == 4
@@ -181,6 +151,6 @@ def test_an_interrupted_online_round_hands_over_what_it_opened(
     add_due(database, 1)
     jobs = ScriptedJobs(Schedule(online=True, rule=DueRule()))
     with database.write() as session:
-        plans.open_refreshes(session, [(1, "online-1-user-1")], "online-1", "online")
+        fleets.open_refreshes(session, [(1, "online-1-user-1")], "online-1", "online")
     assert Rounds(settings, database, jobs).online("online-1") == 1
     assert jobs.handed[0][1] == "online-1-user-1"

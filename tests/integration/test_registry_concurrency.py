@@ -9,10 +9,11 @@ from threading import Barrier
 import pytest
 from sqlalchemy import select
 
-from server import leases, registry, retention
+from server import leases, pointer, registry, retention
 from server.errors import ConflictError
 from server.store.database import Database
-from server.store.tables import Adapter, Lease, User
+from server.store.tables.adapters import Adapter, Lease
+from server.store.tables.people import User
 from server.store.users import add_user
 
 THREADS = 8
@@ -64,7 +65,7 @@ def test_of_many_promotions_at_once_one_is_active_and_none_fails(
 
     def promote(adapter: Adapter) -> bool:
         with database.write() as session:
-            return registry.promote(session, adapter.id)
+            return pointer.promote(session, adapter.id)
 
     outcomes = at_once([partial(promote, adapter) for adapter in made])
     assert outcomes == [True] * THREADS
@@ -74,14 +75,14 @@ def test_of_many_promotions_at_once_one_is_active_and_none_fails(
 def test_one_rollback_sent_by_many_goes_back_once(database: Database, user: User) -> None:
     for adapter in candidates(database, user, 3):
         with database.write() as session:
-            registry.promote(session, adapter.id)
+            pointer.promote(session, adapter.id)
 
     def back() -> Adapter | None:
         with database.read() as session:
-            seen, target = registry.active(session, user), registry.previous(session, user)
+            seen, target = registry.active(session, user), pointer.previous(session, user)
         barrier.wait()
         with database.write() as session:
-            return registry.rollback(session, user, target, seen)
+            return pointer.rollback(session, user, target, seen)
 
     barrier = Barrier(THREADS)
     outcomes = at_once([back] * THREADS)
@@ -93,7 +94,7 @@ def test_one_rollback_sent_by_many_goes_back_once(database: Database, user: User
 def test_a_version_is_leased_or_erased_and_never_both(database: Database, user: User) -> None:
     for adapter in candidates(database, user, 12):
         with database.write() as session:
-            registry.promote(session, adapter.id)
+            pointer.promote(session, adapter.id)
     with database.read() as session:
         retired = registry.versions(session, user, "retired")
 
@@ -118,7 +119,7 @@ def test_two_gateways_keep_the_budget_without_erasing_too_much(
 ) -> None:
     for adapter in candidates(database, user, 9):
         with database.write() as session:
-            registry.promote(session, adapter.id)
+            pointer.promote(session, adapter.id)
 
     def sweep() -> int:
         with database.write() as session:

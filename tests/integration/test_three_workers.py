@@ -34,7 +34,9 @@ from server.jobs import REFRESH_QUEUE
 from server.services import Services
 from server.settings import Settings
 from server.store.database import Database
-from server.store.tables import Adapter, Refresh, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "demo"

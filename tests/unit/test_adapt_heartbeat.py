@@ -10,7 +10,7 @@ from running_stack import wait_until
 from adapt.errors import WorkerNameTakenError
 from adapt.heartbeat import STOPPED, Heartbeat, Watch
 from server.store.database import Database
-from server.store.tables import WorkerBeat
+from server.store.tables.workers import WorkerBeat
 
 LEASE_S = 0.6
 NO_PROCESS = 2**22 + 1  # beyond the largest process id of Linux

@@ -16,7 +16,9 @@ from adapt.heartbeat import Heartbeat, Sign, Watch
 from adapt.recovery import LOST_AFTER, Recovery, take_over
 from perce.tokens import ChatTokenizer
 from server.refreshes import open_refresh
-from server.store.tables import Refresh, WorkerBeat, now
+from server.store.tables.base import now
+from server.store.tables.refreshes import Refresh
+from server.store.tables.workers import WorkerBeat
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from server.engine import Engine
 from server.errors import EngineAsleepError, EngineUnavailableError
 from server.naps import Naps, note_nap
 from server.store.database import Database
-from server.store.tables import EngineNap, WorkerBeat, now
+from server.store.tables.base import now
+from server.store.tables.workers import EngineNap, WorkerBeat
 
 
 class SleepyEngine:

@@ -11,10 +11,10 @@ from scripted_engine import ScriptedEngine
 from adapt import workflow
 from perce.tokens import ChatTokenizer
 from perce.train import TrainingDiverged
-from server import registry
+from server import pointer
 from server.cancellation import cancel_refresh
 from server.errors import ConflictError
-from server.store.tables import User
+from server.store.tables.people import User
 
 STEPS = {
     "candidate": ("dataset", "gate"),
@@ -101,7 +101,7 @@ def test_a_rollback_after_the_activation_is_not_undone_by_its_second_run(
             refresh_id, lambda row: any(a.state == "active" for a in workshop.adapters(user))
         )
     with workshop.database.write() as session:
-        registry.deactivate(session, session.get_one(User, user.id))
+        pointer.deactivate(session, session.get_one(User, user.id))
     with workshop.worker():
         assert workshop.ended(refresh_id).status == "succeeded"
     assert [adapter.state for adapter in workshop.adapters(user)] == ["retired"]
@@ -118,7 +118,7 @@ def test_a_version_that_became_active_meanwhile_is_not_replaced(workshop: Worksh
         def gate_then_rollback(*args: object) -> object:
             judged = gate(*args)  # type: ignore[arg-type]  # passed through as they are
             with workshop.database.write() as session:
-                registry.deactivate(session, session.get_one(User, user.id))
+                pointer.deactivate(session, session.get_one(User, user.id))
             return judged
 
         setattr(steps.candidate, "gate", gate_then_rollback)  # noqa: B010 - methods are not assigned to

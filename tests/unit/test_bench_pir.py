@@ -1,13 +1,12 @@
 import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scripted_judge import ScriptedJudge
 from transformers import PreTrainedModel
 from typer.testing import CliRunner, Result
 
@@ -15,7 +14,7 @@ from perce.identification import Identified, measure, word_spans
 from perce.prompt import ContextItem, prompt_pair
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.annotated import UnreadableBenchmark, read_annotated
-from scripts.attune.bench.pir import NoVerdict
+from scripts.attune.bench.judge import NoVerdict
 from scripts.attune.main import app, main
 from scripts.attune.up.errors import BadModelError
 
@@ -36,53 +35,10 @@ DOG = {
 }
 
 
-@dataclass
-class ScriptedJudge:
-    """A chat endpoint that answers with what was scripted, in OpenAI's shape or as it is."""
-
-    verdicts: list[str | bytes | int]
-    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    url: str = ""
-
-    def answer(self, key: str, body: dict[str, Any]) -> tuple[int, str, bytes]:
-        self.requests.append((key, body))
-        verdict = self.verdicts.pop(0)
-        if isinstance(verdict, int):
-            refusal = {"error": {"message": "Wrong key.", "type": "invalid_request_error"}}
-            return verdict, "application/json", json.dumps(refusal).encode()
-        if isinstance(verdict, bytes):
-            return 200, "text/html" if verdict.startswith(b"<") else "application/json", verdict
-        message = {"role": "assistant", "content": verdict}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "judge"}
-        return 200, "application/json", json.dumps(whole | {"choices": [choice]}).encode()
-
-
 @pytest.fixture
 def judge() -> Iterator[ScriptedJudge]:
-    scripted = ScriptedJudge([])
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            assert self.path == "/v1/chat/completions"
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, kind, answer = scripted.answer(self.headers["Authorization"], body)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Keep the tests' output clean."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        scripted.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with ScriptedJudge() as scripted:
         yield scripted
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -223,6 +179,7 @@ def test_a_judge_is_asked_once_for_each_reply(
         (b"<html>Welcome!</html>", "not in OpenAI's chat format"),
         (b'{"choices": []}', "not in OpenAI's chat format"),
         (b'{"detail": "no"}', "not in OpenAI's chat format"),
+        (b'{"choices": [{"message": {"content": 3}}]}', "not in OpenAI's chat format"),
         (b"no json", "Expecting value"),
     ],
 )

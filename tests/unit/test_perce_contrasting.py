@@ -103,8 +103,8 @@ def test_contrasts_equal_those_from_all_logits_of_transformers(
     for each, result in zip(CASES, scored, strict=True):
         tokens = result.tokens
         ids = ids_of(chat_tokenizer, each)
-        full = chat_tokenizer.prompt_ids(each.prompts.with_persona)
-        bare = chat_tokenizer.prompt_ids(each.prompts.without_persona)
+        full = chat_tokenizer.prompt_ids(prompt_pair(each.messages, each.context).with_persona)
+        bare = chat_tokenizer.prompt_ids(prompt_pair(each.messages, each.context).without_persona)
         other = own if contrast == "persona" else base
         likely = transformers_logprobs(own, full, ids)
         otherwise = transformers_logprobs(other, full if contrast == "adapter" else bare, ids)
@@ -159,7 +159,7 @@ def test_a_contrast_takes_away_what_its_name_says(
         sides = [pair.with_persona if persona else pair.without_persona for pair in pairs]
         return [chat_tokenizer.prompt_ids(side) for side in sides]
 
-    pairs = [each.prompts for each in CASES]
+    pairs = [prompt_pair(each.messages, each.context) for each in CASES]
     assert full == rendered(pairs, persona=True)
     assert other == rendered(pairs, persona=persona_stays)
     for row, result in enumerate(scored):

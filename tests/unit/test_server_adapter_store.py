@@ -11,7 +11,7 @@ import pytest
 
 from server import adapter_store
 from server.adapter_store import DamagedAdapterError, UnsafeAdapterError
-from server.store.tables import Adapter
+from server.store.tables.adapters import Adapter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "adapter_model.safetensors"

@@ -12,13 +12,15 @@ from shelf import BASE_MODEL, Shelf
 
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
-from server import registry
+from server import pointer, registry
 from server.app import create_app
 from server.engine import Engine
 from server.integrity import LEFTOVER_AGE_S, Finding, Integrity, remove
 from server.services import Services
 from server.settings import Settings
-from server.store.tables import Adapter, User, now
+from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
+from server.store.tables.people import User
 from server.store.users import erase_user
 
 WEIGHTS = "adapter_model.safetensors"
@@ -106,7 +108,7 @@ def test_strays_and_leftovers_are_removed_and_the_rest_stays(
     erased = shelf.publish(mina)
     with shelf.database.write() as session:
         erase_user(session, gone)
-        registry.rollback(session, mina, kept, None)
+        pointer.rollback(session, mina, kept, None)
         row = session.get_one(Adapter, erased.id)
         registry.move(row, "erased")
         row.erased_at = now()

@@ -18,7 +18,8 @@ from server.naps import note_nap
 from server.refreshes import open_refresh
 from server.services import Services
 from server.settings import Settings
-from server.store.tables import Plan, Refresh, now
+from server.store.tables.base import now
+from server.store.tables.refreshes import Plan, Refresh
 from server.store.users import find_user
 
 

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shelf import Shelf
 
-from server import registry
+from server import pointer, registry
 from server.errors import ConflictError, NotFoundError
 from server.registry import IllegalTransitionError, State
-from server.store.tables import Adapter
+from server.store.tables.adapters import Adapter
 from server.store.users import erase_user
 
 WAYS = {
@@ -74,7 +74,7 @@ def test_a_version_without_files_never_becomes_active(shelf: Shelf) -> None:
     with shelf.database.write() as session:
         adapter = registry.add_candidate(session, user, provenance, {}, shelf.adapters_dir)
     with pytest.raises(ConflictError, match="no files yet"), shelf.database.write() as session:
-        registry.promote(session, adapter.id)
+        pointer.promote(session, adapter.id)
     assert shelf.states(user) == ["candidate"]
 
 
@@ -82,10 +82,10 @@ def test_a_repeated_promotion_does_not_undo_a_rollback(shelf: Shelf) -> None:
     user = shelf.user()
     first, second = shelf.publish(user), shelf.publish(user)
     with shelf.database.write() as session:
-        assert registry.promote(session, second.id) is False
-        registry.rollback(session, user, first, seen=second)
+        assert pointer.promote(session, second.id) is False
+        pointer.rollback(session, user, first, seen=second)
     with shelf.database.write() as session:
-        assert registry.promote(session, second.id) is False
+        assert pointer.promote(session, second.id) is False
     assert shelf.states(user) == ["active", "retired"]
 
 
@@ -99,7 +99,7 @@ def test_rejected_and_erased_versions_stay_so(shelf: Shelf) -> None:
     assert shelf.read(rejected).reason == "worse than the base"
     for adapter in (rejected, erased):
         with pytest.raises(IllegalTransitionError), shelf.database.write() as session:
-            registry.activate(session, adapter)
+            pointer.activate(session, adapter)
         with pytest.raises(NotFoundError), shelf.database.read() as session:
             registry.find(session, user, adapter.label)
 
@@ -113,7 +113,7 @@ def test_a_stale_copy_does_not_bring_an_erased_version_back(shelf: Shelf) -> Non
     with shelf.database.write() as session:
         registry.move(session.get_one(Adapter, first.id), "erased")
     with pytest.raises(IllegalTransitionError), shelf.database.write() as session:
-        registry.rollback(session, user, stale, seen=None)
+        pointer.rollback(session, user, stale, seen=None)
     assert shelf.states(user) == ["erased", "active"]
 
 
@@ -123,11 +123,11 @@ def test_a_rollback_without_target_goes_back_step_by_step_to_the_base(shelf: She
         shelf.publish(user)
     for expected in ("v2", "v1", None):
         with shelf.database.write() as session:
-            seen, target = registry.active(session, user), registry.previous(session, user)
+            seen, target = registry.active(session, user), pointer.previous(session, user)
             assert (target.label if target else None) == expected
-            registry.rollback(session, user, target, seen)
+            pointer.rollback(session, user, target, seen)
     with pytest.raises(ConflictError, match="nothing to roll back"), shelf.database.read() as s:
-        registry.previous(s, user)
+        pointer.previous(s, user)
     assert shelf.states(user) == ["retired"] * 3
 
 
@@ -137,9 +137,9 @@ def test_the_same_rollback_sent_twice_goes_back_once(shelf: Shelf) -> None:
     with shelf.database.read() as session:
         seen = registry.active(session, user)
     with shelf.database.write() as session:
-        assert registry.rollback(session, user, None, seen) is not None
+        assert pointer.rollback(session, user, None, seen) is not None
     with shelf.database.write() as session:
-        assert registry.rollback(session, user, None, seen) is None
+        assert pointer.rollback(session, user, None, seen) is None
 
 
 def test_a_rollback_that_a_refresh_overtook_is_refused(shelf: Shelf) -> None:
@@ -147,7 +147,7 @@ def test_a_rollback_that_a_refresh_overtook_is_refused(shelf: Shelf) -> None:
     first, second = shelf.publish(user), shelf.publish(user)
     shelf.publish(user)
     with pytest.raises(ConflictError, match="u1@v3 became active"), shelf.database.write() as s:
-        registry.rollback(s, user, first, seen=second)
+        pointer.rollback(s, user, first, seen=second)
     assert shelf.states(user) == ["retired", "retired", "active"]
 
 
@@ -166,9 +166,9 @@ def test_the_lineage_starts_at_the_active_version_and_goes_back(shelf: Shelf) ->
     shelf.candidate(user)
     with shelf.database.write() as session:
         assert [a.label for a in registry.lineage(session, user)] == ["v3", "v2", "v1"]
-        registry.rollback(session, user, registry.find(session, user, "v2"), None)
+        pointer.rollback(session, user, registry.find(session, user, "v2"), None)
         assert [a.label for a in registry.lineage(session, user)] == ["v2", "v1"]
-        registry.deactivate(session, user)
+        pointer.deactivate(session, user)
         assert registry.lineage(session, user) == ()
 
 
@@ -189,13 +189,13 @@ def test_whatever_happens_at_most_one_version_is_active(shelf: Shelf, acts: list
         try:
             with shelf.database.write() as session:
                 if act == "promote":
-                    registry.promote(session, candidates[-1].id)
+                    pointer.promote(session, candidates[-1].id)
                 elif act == "reject":
                     registry.reject(session, candidates[-1], "worse")
                 else:
-                    to = registry.previous(session, user) if act == "back" else None
+                    to = pointer.previous(session, user) if act == "back" else None
                     to = registry.find(session, user, "v1") if act == "v1" else to
-                    registry.rollback(session, user, to, None)
+                    pointer.rollback(session, user, to, None)
         except (ConflictError, NotFoundError):
             continue
         states = shelf.states(user)

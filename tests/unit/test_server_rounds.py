@@ -10,7 +10,9 @@ from server.rounds import newest_plan, round_progress
 from server.store import memory
 from server.store.database import Database
 from server.store.memory import NewText
-from server.store.tables import Plan, PlanEntry, Refresh, User, now
+from server.store.tables.base import now
+from server.store.tables.people import User
+from server.store.tables.refreshes import Plan, PlanEntry, Refresh
 from server.store.users import add_user
 
 

@@ -25,7 +25,7 @@ from server.personas import Persona
 from server.scorer import EngineScorer
 from server.services import Services
 from server.settings import Settings
-from server.store.tables import User
+from server.store.tables.people import User
 
 ASKED = [{"role": "user", "content": "how is the bread?"}]
 ITEMS = [
@@ -56,7 +56,9 @@ def test_many_replies_are_scored_in_order(
     scored = asyncio.run(contrast_replies_async(scorer, reference_tokenizer, cases))
     bare = len(reference_tokenizer.prompt_ids(ASKED))
     for case, result in zip(cases, scored, strict=True):
-        long = len(reference_tokenizer.prompt_ids(case.prompts.with_persona))
+        long = len(
+            reference_tokenizer.prompt_ids(prompt_pair(case.messages, case.context).with_persona)
+        )
         assert "".join(token.text for token in result.tokens) == case.reply
         for token in result.tokens:
             expected = scripted_engine.logprob("scripted", long, token.token_id)

@@ -11,11 +11,13 @@ from shelf import Shelf
 from sqlalchemy import select
 
 from perce.tokens import ChatTokenizer
-from server import leases, registry, retention, swap
+from server import leases, pointer, retention, swap
 from server.adapter_store import DamagedAdapterError
 from server.engine import Engine
 from server.errors import EngineUnavailableError
-from server.store.tables import Adapter, AuditEntry, Refresh, User
+from server.store.tables.adapters import Adapter
+from server.store.tables.people import AuditEntry, User
+from server.store.tables.refreshes import Refresh
 
 
 @dataclass
@@ -151,7 +153,7 @@ def test_a_version_that_was_rolled_back_to_is_never_surplus(
     for _ in range(3):
         shelf.publish(user)
     with shelf.database.write() as session:
-        registry.rollback(session, user, first, None)
+        pointer.rollback(session, user, first, None)
     drain(user, keep=1)
     assert shelf.states(user) == ["active", "erased", "erased", "retired"]
     assert files(first)

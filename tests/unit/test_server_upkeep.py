@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 from scripted_engine import ScriptedEngine
-from shelf import Shelf
+from shelf import BASE_MODEL, Shelf
 
-from server import leases, registry
-from server.damage import Damage
+from server import leases, pointer, registry
+from server.damage import Damage, ServedBase
 from server.engine import Engine
 from server.errors import JobsUnavailableError
 from server.jobs import Jobs
 from server.leases import Leases
 from server.settings import Settings
-from server.store.tables import Adapter, Lease, now
+from server.store.tables.adapters import Adapter, Lease
+from server.store.tables.base import now
 from server.store.users import erase_user
 from server.upkeep import Upkeep
 
@@ -41,7 +42,7 @@ def jobs() -> ScriptedJobs:
 
 @pytest.fixture
 def damage() -> Damage:
-    return Damage()
+    return Damage(ServedBase(BASE_MODEL))
 
 
 @pytest.fixture
@@ -210,6 +211,6 @@ def test_damage_is_forgotten_when_it_is_repaired_or_rolled_back(
     assert len(damage.known) == 2
     files[0].write_bytes(b"weights")
     with shelf.database.write() as session:
-        registry.deactivate(session, wilf)
+        pointer.deactivate(session, wilf)
     upkeep(Upkeep.tidy)
     assert list(damage.known) == []
