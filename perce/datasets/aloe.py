@@ -1,4 +1,4 @@
-"""ALOE: chats in which a model has to find out whom it talks to, and their judge.
+"""ALOE: chats in which a model has to find out whom it talks to, their judge and measures.
 
 Aligning LLMs with Individual Preferences via Interaction (Wu et al. 2024, arXiv:2410.03642).
 Read here are the dialogues as its authors' code writes them: `profile` (facts),
@@ -9,13 +9,17 @@ The judge sees profile, personality, one message and one reply, and gives a scor
 `judge_messages` puts the question to any chat endpoint; sending it is up to the caller. It
 asks by the paper's criteria on its scale, in words of its own: compare scores only among
 runs of one judge.
+
+The paper's alignment level AL(k) is the mean score of the k-th replies: `scores_by_turn`
+gathers what it is the mean of, `improvement` tells how it grows from turn to turn.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+
+import numpy as np
 
 from perce.datasets.records import Record, UnreadableDataset, read_records, text_of
 from perce.errors import AttuneError
@@ -101,17 +105,57 @@ def judged_score(verdict: str) -> int:
     return int(numbers[0])
 
 
-def alignment_levels(scores: Sequence[Sequence[int]]) -> list[float]:
-    """The paper's alignment level AL(k): the mean score of the k-th replies.
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """How alignment grows over a dialogue, by least squares over the turns.
+
+    Attributes:
+        rate: N-IR: the slope, in shares of the range of AL for each turn.
+        r_squared: N-R²: the share of AL's variance that lies on the line, 0 to 1.
+    """
+
+    rate: float
+    r_squared: float
+
+
+def scores_by_turn(scores: Sequence[Sequence[int | None]]) -> list[list[int]]:
+    """Gather the scores of all first replies, of all second ones, and so on.
 
     Args:
-        scores: For each dialogue the scores of its replies, in order.
+        scores: For each dialogue the scores of its replies, in order; None for a reply
+            without one, which is left out.
 
     Returns:
-        AL(1), AL(2), ... up to the longest dialogue.
+        A list for each turn of the longest dialogue; AL(k) is the mean of the k-th.
     """
     longest = max(map(len, scores), default=0)
-    return [fmean(own[turn] for own in scores if turn < len(own)) for turn in range(longest)]
+    reached = [[own[turn] for own in scores if turn < len(own)] for turn in range(longest)]
+    return [[score for score in turn if score is not None] for turn in reached]
+
+
+def improvement(levels: Sequence[float | None]) -> Improvement | None:
+    """Fit a line to AL(k) after it was brought to the range 0 to 1.
+
+    The levels' own minimum becomes 0 and their maximum 1. So the rate has no unit of the
+    judge's scale, and levels that hardly differ have as steep a line as any: read it with
+    their intervals beside it.
+
+    Args:
+        levels: AL(1), AL(2), ...; None for a turn without a score, which is left out.
+
+    Returns:
+        None where all levels are equal or fewer than two are known.
+    """
+    known = [(float(turn), level) for turn, level in enumerate(levels, 1) if level is not None]
+    lowest = min((level for _, level in known), default=0.0)
+    highest = max((level for _, level in known), default=0.0)
+    if lowest == highest:
+        return None
+    turns_K, levels_K = np.array(known).T
+    across_K = turns_K - turns_K.mean()
+    up_K = (levels_K - levels_K.mean()) / (highest - lowest)
+    rate = (across_K @ up_K) / (across_K @ across_K)
+    return Improvement(float(rate), float(rate * (across_K @ up_K) / (up_K @ up_K)))
 
 
 def _dialogue(record: Record, place: str) -> Dialogue:

@@ -1,16 +1,21 @@
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perce.datasets.aloe import (
     NoScore,
-    alignment_levels,
+    improvement,
     judge_messages,
     judged_score,
     read_aloe,
+    scores_by_turn,
 )
 from perce.datasets.longlamp import read_longlamp
 from perce.datasets.records import UnreadableDataset
@@ -233,6 +238,44 @@ def test_what_is_no_score_is_an_error(verdict: str) -> None:
         judged_score(verdict)
 
 
-def test_the_alignment_level_of_a_turn_is_the_mean_over_dialogues_that_got_there() -> None:
-    assert alignment_levels([[1, 2, 3], [3, 4]]) == [2.0, 3.0, 3.0]
-    assert alignment_levels([]) == []
+def test_a_turns_scores_are_those_of_the_dialogues_that_got_there() -> None:
+    assert scores_by_turn([[1, 2, 3], [3, 4]]) == [[1, 3], [2, 4], [3]]
+    assert scores_by_turn([[None, 2], [5, None]]) == [[5], [2]]
+    assert scores_by_turn([[None], []]) == [[]]
+    assert scores_by_turn([]) == []
+
+
+def line(levels: Sequence[float | None]) -> list[float]:
+    """The rate and R² of levels that have them."""
+    grown = improvement(levels)
+    assert grown is not None
+    return [grown.rate, grown.r_squared]
+
+
+@pytest.mark.parametrize("levels", [[1.0, 2, 3, 4], [2.5, 2.6, 2.7, 2.8], [0, 50, 100, 150]])
+def test_a_straight_rise_goes_from_0_to_1_in_all_turns_but_one(levels: list[float]) -> None:
+    assert line(levels) == pytest.approx([1 / 3, 1])
+    assert line(levels[::-1]) == pytest.approx([-1 / 3, 1])
+
+
+def test_a_turn_without_a_level_leaves_the_others_in_their_places() -> None:
+    assert line([1.0, None, 3.0, 4.0]) == pytest.approx([1 / 3, 1])
+
+
+def test_levels_that_go_up_and_down_alike_have_no_rate_and_explain_nothing() -> None:
+    assert line([1.0, 4.0, 1.0]) == pytest.approx([0, 0])
+
+
+@pytest.mark.parametrize("levels", [[], [3.0], [2.0, 2.0, 2.0], [None, 4.0, None]])
+def test_levels_without_a_range_have_no_rate(levels: list[float | None]) -> None:
+    assert improvement(levels) is None
+
+
+@given(st.lists(st.integers(20, 100), min_size=2, max_size=10).filter(lambda x: len({*x}) > 1))
+def test_the_improvement_is_numpys_line_through_the_normalised_levels(scores: list[int]) -> None:
+    levels = np.array(scores) / 20
+    normalised = (levels - levels.min()) / (levels.max() - levels.min())
+    turns = np.arange(1, len(levels) + 1)
+    slope, _ = np.polyfit(turns, normalised, 1)
+    correlation = np.corrcoef(turns, levels)[0, 1]
+    assert line(levels.tolist()) == pytest.approx([slope, correlation**2], abs=1e-9)

@@ -38,6 +38,10 @@ WithoutTokens = Annotated[
 ]
 ReplyTokens = Annotated[int, typer.Option("--reply", min=1, help="Tokens of the reply.")]
 
+JudgeKey = Annotated[
+    str, typer.Option(envvar="OPENAI_API_KEY", help="Key of the judge's endpoint.")
+]
+
 app = typer.Typer(help="Measure the method on a local model.", no_args_is_help=True)
 
 
@@ -59,18 +63,17 @@ def pir(
         str, typer.Option(metavar="URL", help="LLM as judge, OpenAI-compatible: http://HOST/v1.")
     ] = "",
     judge_model: Annotated[str, typer.Option(help="Name of the judge's model there.")] = "",
-    judge_key: Annotated[
-        str, typer.Option(envvar="OPENAI_API_KEY", help="Key of that endpoint.")
-    ] = "none",
+    judge_key: JudgeKey = "none",
     as_json: AsJson = False,
 ) -> None:
     """Identify personal words: word matching, PerContrast and, where given, a judge."""
     from scripts.attune.bench import pir as benchmark
     from scripts.attune.bench.annotated import read_annotated
+    from scripts.attune.bench.judge import Judge
 
     if judge and not judge_model:
         raise typer.BadParameter("Name the judge's model too.", param_hint="--judge-model")
-    asked = benchmark.Judge(judge, judge_model, judge_key) if judge else None
+    asked = Judge(judge, judge_model, judge_key) if judge else None
     timed = benchmark.identify(read_annotated(file, only), model, asked)
     if as_json:
         typer.echo(benchmark.as_json(timed))
@@ -131,6 +134,38 @@ def users(
         typer.echo(report.as_json(compared, settings))
     else:
         Console().print(report.as_table(compared))
+
+
+@app.command()
+def aloe(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="ALOE's dialogues.")],
+    judge_url: Annotated[
+        str, typer.Option(metavar="URL", help="LLM as judge, OpenAI-compatible: http://HOST/v1.")
+    ],
+    judge_model: Annotated[str, typer.Option(help="Name of the judge's model there.")],
+    judge_key: JudgeKey = "none",
+    at_once: Annotated[int, typer.Option(min=1, help="Questions to the judge at a time.")] = 8,
+    model: Model = str(REFERENCE),
+    count: Annotated[int, typer.Option("--users", min=1, help="Dialogues to take.")] = 20,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Have a judge score replies turn by turn, with the user's persona and without."""
+    from perce.datasets.aloe import read_aloe
+    from scripts.attune.bench import aloe as benchmark
+    from scripts.attune.bench import aloe_report as report
+    from scripts.attune.bench.base import load_base
+    from scripts.attune.bench.judge import Judge
+
+    judge = Judge(judge_url, judge_model, judge_key)
+    dialogues = read_aloe(file)[:count]
+    settings = benchmark.Settings(new_tokens, at_once)
+    say = Console(stderr=True).print
+    judged = benchmark.judge_dialogues(dialogues, load_base(model), judge, settings, say)
+    if as_json:
+        typer.echo(report.as_json(judged, settings, judge_model))
+    else:
+        Console().print(report.as_table(judged))
 
 
 @app.command()

@@ -4,32 +4,20 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from urllib.parse import urlsplit
 
-from openai import OpenAI, OpenAIError
 from rich.table import Table
 
 from perce.contrasting import Case, contrast_replies
-from perce.errors import AttuneError
 from perce.identification import Identification, Identified, by_pir, match_words, measure
 from perce.judge import judge_messages, judged
 from perce.local_scorer import LocalScorer
 from perce.pir import PERSONAL_THRESHOLD
-from perce.prompt import Message, fact_items
+from perce.prompt import fact_items
 from scripts.attune.bench.annotated import AnnotatedReply
 from scripts.attune.bench.base import load_base
+from scripts.attune.bench.judge import Judge
 
 Method = Callable[[Sequence[AnnotatedReply]], list[Identified]]
-
-
-class NoVerdict(AttuneError):
-    """The judge gave no verdict; check --judge, --judge-model and --judge-key."""
-
-    def __init__(self, judge: str, reason: object) -> None:
-        super().__init__(
-            f"The judge at {judge} gave no verdict: {reason}. "
-            "Check --judge, --judge-model and --judge-key."
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +26,6 @@ class Timed:
 
     figures: Identification
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """Where an LLM-as-judge answers: an OpenAI-compatible endpoint, a model there, a key.
-
-    Raises:
-        NoVerdict: The URL is no http address.
-    """
-
-    url: str
-    model: str
-    key: str
-
-    def __post_init__(self) -> None:
-        try:
-            address = urlsplit(self.url)
-            usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
-        except ValueError:  # a port that is no number
-            usable = False
-        if not usable:
-            raise NoVerdict(self.url, "that is no http address")
 
 
 def identify(
@@ -75,7 +41,7 @@ def identify(
     Raises:
         perce.identification.OneKindOfWord: No word is annotated, or every word is.
         BadModelError: The model cannot be loaded.
-        NoVerdict: The judge did not answer.
+        scripts.attune.bench.judge.NoVerdict: The judge did not answer.
     """
     # Word matching goes first: what cannot be measured shows before a model is loaded.
     timed = {"word_match": _time(_match, items)}
@@ -137,30 +103,11 @@ def _percontrast(model: str) -> Method:
 
 
 def _judge(judge: Judge) -> Method:
-    client = OpenAI(base_url=judge.url, api_key=judge.key)
-
     def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        found = []
-        with client:
-            for item in items:
-                messages = judge_messages(item.persona, item.question, item.answer)
-                found.append(judged(item.answer, _ask(client, judge, messages)))
-        return found
+        with judge.connected() as ask:
+            return [
+                judged(item.answer, ask(judge_messages(item.persona, item.question, item.answer)))
+                for item in items
+            ]
 
     return find
-
-
-def _ask(client: OpenAI, judge: Judge, messages: Sequence[Message]) -> str:
-    try:
-        completion = client.chat.completions.create(
-            model=judge.model,
-            messages=[{"role": m["role"], "content": m["content"]} for m in messages],
-            temperature=0.0,
-        )
-    except (OpenAIError, json.JSONDecodeError) as error:
-        raise NoVerdict(judge.url, error) from error
-    try:
-        # The client does not check what it got: any page at the address arrives here.
-        return completion.choices[0].message.content or ""
-    except (AttributeError, IndexError, TypeError) as error:
-        raise NoVerdict(judge.url, "it answers, but not in OpenAI's chat format") from error
