@@ -23,7 +23,7 @@ from publisher import Publisher
 from running_stack import ServiceName, Stack, wait_until
 from sqlalchemy import func, select
 
-from server import adapter_store
+from server import adapter_store, retention
 from server.store.database import Database
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import Interaction, User
@@ -34,10 +34,13 @@ VICTIMS: tuple[ServiceName, ...] = ("worker", "gateway", "engine")
 # Beside the stages of a refresh: while it waits or is asked for, and behind its end.
 POINTS = ("asked", "dataset", "train", "gate", "publish", "warm", "activate", "ended")
 CLIENTS = 4
+# Clients that never wait would leave two cores no time to refresh anybody.
+PAUSE_S = 0.5
 FIRST_TEXTS = MORE_TEXTS = 10
 # A short context makes refreshes quick, so that a death may hit any step of many of them.
 QUICK = {"ATTUNE_CONTEXT_TOKENS": "64", "ATTUNE_CONTEXT_TEXTS": "1", "ATTUNE_MAX_LENGTH": "256"}
-QUICK |= {"ATTUNE_KEEP_VERSIONS": "2"}
+KEPT = 2
+QUICK |= {"ATTUNE_KEEP_VERSIONS": str(KEPT)}
 OPEN = ("queued", "running")
 MISS_S = 20.0
 """How long a stage is waited for before whoever it is dies anyway."""
@@ -60,12 +63,14 @@ class Chaos:
     """Users who chat and are refreshed while services die.
 
     Attributes:
+        keep: Retired versions that stay.
         texts: The texts of each user that were not imported yet.
     """
 
     stack: Stack
     users: Sequence[str]
     rng: random.Random
+    keep: int
     deaths: list[Death] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
 
@@ -130,12 +135,15 @@ class Chaos:
         return len(self._users_under_way()) < users
 
     def _is_tidy(self) -> bool:
-        """Whether all drains are done that delete files."""
+        """Whether all drains are done that delete files; they come behind a refresh's end."""
         with self.database.read() as session:
-            erased = (Adapter.state == "erased") & Adapter.erased_at.is_(None)
-            left = select(Adapter.id).join(User, User.id == Adapter.user_id)
-            left = left.where(User.name.in_(self.users), erased | (Adapter.state == "candidate"))
-            return session.scalar(left) is None
+            users = session.scalars(select(User).where(User.name.in_(self.users))).all()
+            return not any(
+                retention.surplus(session, user, self.keep)
+                or retention.unfinished(session, user)
+                or retention.abandoned(session, user)
+                for user in users
+            )
 
     def _ended(self) -> int:
         with self.database.read() as session:
@@ -198,7 +206,8 @@ def test_nothing_is_lost_when_services_die(
 ) -> None:
     """One death of each service."""
     stack.wait_ready()
-    survive(stack, weights, seed, users=2, deaths=3, report=report)
+    keep = stack.settings().keep_versions
+    survive(stack, weights, seed, users=2, deaths=3, keep=keep, report=report)
 
 
 @pytest.mark.slow
@@ -206,23 +215,29 @@ def test_nothing_is_lost_when_services_die(
 def test_nothing_is_lost_in_fifty_deaths(
     own_stack: Stack, weights: list[Path], seed: int, report: Report
 ) -> None:
-    survive(own_stack, weights, seed, users=12, deaths=50, report=report)
+    survive(own_stack, weights, seed, users=12, deaths=50, keep=KEPT, report=report)
 
 
 def survive(
-    stack: Stack, weights: Sequence[Path], seed: int, users: int, deaths: int, report: Report
+    stack: Stack,
+    weights: Sequence[Path],
+    seed: int,
+    users: int,
+    deaths: int,
+    keep: int,
+    report: Report,
 ) -> None:
     report(f"CHAOS_SEED={seed}")
     rng = random.Random(seed)
     victims = [VICTIMS[number % len(VICTIMS)] for number in range(deaths)]
     rng.shuffle(victims)
-    chaos = Chaos(stack, [f"chaos-{seed}-{number}" for number in range(users)], rng)
+    chaos = Chaos(stack, [f"chaos-{seed}-{number}" for number in range(users)], rng, keep)
     publisher = Publisher.of(stack, weights)
     for user in chaos.users:
         publisher.publish(user)
     publisher.close()
     clients = ChatClients(
-        stack.gateway_url, stack.admin_key, chaos.users, CLIENTS, _message, pause_s=0.1
+        stack.gateway_url, stack.admin_key, chaos.users, CLIENTS, _message, pause_s=PAUSE_S
     )
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool, clients:
