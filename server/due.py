@@ -113,7 +113,6 @@ def _is_free(rule: DueRule, at: datetime) -> ColumnElement[bool]:
 
 
 def _no_refresh() -> ColumnElement[bool]:
-    # The partial index over open refreshes answers it.
-    return ~(
-        select(Refresh.id).where(Refresh.user_id == User.id, Refresh.status.in_(OPEN)).exists()
-    )
+    # The partial index over open refreshes answers it. Not by NOT EXISTS: where many refreshes
+    # were opened since PostgreSQL last took statistics, it would compare all with all.
+    return User.id.not_in(select(Refresh.user_id).where(Refresh.status.in_(OPEN)))

@@ -5,12 +5,27 @@ users is written, and all of it can be done again after a crash and then adds no
 refreshes that a plan leads to are `server.fleets`.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    FromClause,
+    Integer,
+    Text,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from server.due import DueRule, due_users
@@ -116,28 +131,42 @@ def fleets(session: Session, plan_id: int) -> int:
 
 
 def _write_entries(session: Session, plan_id: int, rows: Sequence[tuple[int, Planned]]) -> None:
-    values = [
-        {
-            "plan_id": plan_id,
-            "rank": rank,
-            "user_id": planned.user_id,
-            "fleet": planned.fleet,
-            "expected_s": planned.expected_s,
-            "state": "carried over" if planned.fleet is None else "planned",
-        }
-        for rank, planned in rows
-    ]
-    try:
-        with session.begin_nested():
-            # On the connection: the session would make an object's worth of work of each row.
-            session.connection().execute(insert(PlanEntry), values)
-    except IntegrityError:
-        # Users who were erased since they were found due have no place any more.
-        ids = [planned.user_id for _, planned in rows]
-        there = set(session.scalars(select(User.id).where(User.id.in_(ids))))
-        left = [row for row in values if row["user_id"] in there]
-        if left:
-            session.connection().execute(insert(PlanEntry), left)
+    """Write entries by one statement; users who were erased since they were due get none."""
+    row = _as_rows(session, rows)
+    source = (
+        select(
+            literal(plan_id),
+            row.c.rank,
+            row.c.user_id,
+            row.c.fleet,
+            row.c.expected_s,
+            case((row.c.fleet.is_(None), "carried over"), else_="planned"),
+        )
+        .select_from(row)
+        .join(User, User.id == row.c.user_id)
+    )
+    names = ["plan_id", "rank", "user_id", "fleet", "expected_s", "state"]
+    session.execute(insert(PlanEntry).from_select(names, source))
+
+
+def _as_rows(session: Session, rows: Sequence[tuple[int, Planned]]) -> FromClause:
+    """Planned users as a table in SQL, sent as one value: a parameter a row takes seconds."""
+    table = [(rank, one.user_id, one.fleet, one.expected_s) for rank, one in rows]
+    sent = literal(json.dumps(table), Text)
+    cells: list[ColumnElement[Any]]
+    if session.get_bind().dialect.name == "postgresql":
+        value = func.jsonb_array_elements(cast(sent, JSONB)).table_valued("value").c.value
+        cells = [value.op("->>")(at) for at in range(4)]
+    else:
+        value = func.json_each(sent).table_valued("value").c.value
+        cells = [func.json_extract(value, f"$[{at}]") for at in range(4)]
+    rank, user_id, fleet, expected_s = cells
+    return select(
+        cast(rank, Integer).label("rank"),
+        cast(user_id, Integer).label("user_id"),
+        cast(fleet, Integer).label("fleet"),
+        cast(expected_s, Double).label("expected_s"),
+    ).subquery()
 
 
 def _note_waiting(
