@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from private_postgres import PrivatePostgres, private_postgres
@@ -13,8 +14,10 @@ from server.store.users import erase_user
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePostgres]:
-    with private_postgres(tmp_path_factory.mktemp("postgres")) as server:
+def postgres() -> Iterator[PrivatePostgres]:
+    # Not under pytest's own folder: a second session takes that away from all other accounts,
+    # and PostgreSQL, which refuses to run as root, has one of its own.
+    with TemporaryDirectory() as folder, private_postgres(Path(folder)) as server:
         yield server
 
 
