@@ -13,9 +13,8 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError
-from server.refreshes import MIN_TEXTS, OPEN
+from server.refreshes import MIN_TEXTS, without_refresh
 from server.store.tables.people import User
-from server.store.tables.refreshes import Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def next_due_at(session: Session, rule: DueRule, at: datetime) -> datetime | Non
     moments = []
     for column, wait in (after_message, after_refresh, after_failure):
         earliest = session.scalar(
-            select(func.min(column)).where(_has_texts(rule), _no_refresh(), column > at - wait)
+            select(func.min(column)).where(_has_texts(rule), without_refresh(), column > at - wait)
         )
         if earliest is not None:
             moments.append(earliest + wait)
@@ -108,11 +107,5 @@ def _is_free(rule: DueRule, at: datetime) -> ColumnElement[bool]:
         or_(User.last_message_at.is_(None), User.last_message_at <= quiet_since),
         or_(User.last_refresh_at.is_(None), User.last_refresh_at <= refreshed_before),
         or_(User.retry_at.is_(None), User.retry_at <= at),
-        _no_refresh(),
+        without_refresh(),
     )
-
-
-def _no_refresh() -> ColumnElement[bool]:
-    # The partial index over open refreshes answers it. Not by NOT EXISTS: where many refreshes
-    # were opened since PostgreSQL last took statistics, it would compare all with all.
-    return User.id.not_in(select(Refresh.user_id).where(Refresh.status.in_(OPEN)))

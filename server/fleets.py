@@ -11,14 +11,12 @@ from itertools import groupby
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from server.refreshes import OPEN, Method, Origin
-from server.store.database import Database
+from server.refreshes import OPEN, Method, Origin, without_refresh
+from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.base import now
 from server.store.tables.people import User
 from server.store.tables.refreshes import Plan, PlanEntry, Refresh
 
-# Rows per transaction: a fraction of a second, so that chats need not wait for their turn.
-_AT_ONCE = 5000
 _NAMES = uuid.UUID("6f8b6e44-6a0f-4c0c-9c1e-0d1f7b6d3a52")
 
 
@@ -40,9 +38,7 @@ def open_fleets(
                 in_range,
                 PlanEntry.state == "planned",
                 User.consent,
-                ~select(Refresh.id)
-                .where(Refresh.user_id == User.id, Refresh.status.in_(OPEN))
-                .exists(),
+                without_refresh(),
             )
         ).all()
         open_refreshes(
@@ -104,7 +100,7 @@ def open_refreshes(
     return [str(row["id"]) for row in rows]
 
 
-def carry_over(database: Database, plan_id: int, most: int = _AT_ONCE) -> list[str]:
+def carry_over(database: Database, plan_id: int, most: int = ROWS_AT_ONCE) -> list[str]:
     """Take back fleets that have not begun when the window ends; return their workflows.
 
     Their users come first in the next plan. A fleet that has begun goes on to its end.

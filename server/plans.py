@@ -31,12 +31,10 @@ from sqlalchemy.orm import Session
 from server.due import DueRule, due_users
 from server.pace import Pace, measure
 from server.plan import Capacity, Planned, arrange, grouped
-from server.store.database import Database
+from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.people import User
 from server.store.tables.refreshes import Plan, PlanEntry
 
-# Rows per transaction: a fraction of a second, so that chats need not wait for their turn.
-_CHUNK = 5000
 KEPT_PLANS = 30
 
 
@@ -74,7 +72,7 @@ def make_plan(
         pace = measure(session, replay_share)
         due = due_users(session, rule, at)
     arranged = arrange(due, pace, capacity, at)
-    for rows in grouped(enumerate(arranged, start=1), _CHUNK):
+    for rows in grouped(enumerate(arranged, start=1), ROWS_AT_ONCE):
         with database.write() as session:
             _write_entries(session, plan.id, rows)
             _note_waiting(session, plan.id, rows, at)

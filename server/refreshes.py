@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -64,6 +64,13 @@ def find_refresh(session: Session, user: User, refresh_id: str) -> Refresh:
     if refresh is None or refresh.user_id != user.id:
         raise NotFoundError(f"{user.name} has no refresh {refresh_id!r}.")
     return refresh
+
+
+def without_refresh() -> ColumnElement[bool]:
+    """Return the condition, for a query over users, that no refresh of theirs is on the way."""
+    # The partial index over open refreshes answers it. Not by NOT EXISTS: where many refreshes
+    # were opened since PostgreSQL last took statistics, it would compare all with all.
+    return User.id.not_in(select(Refresh.user_id).where(Refresh.status.in_(OPEN)))
 
 
 def list_refreshes(session: Session, user: User) -> Sequence[Refresh]:
