@@ -8,11 +8,12 @@ crash, is finished by the next drain. Unloading and deleting are `server.swap`.
 from collections.abc import Iterator, Sequence
 
 import structlog
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from server import leases, registry
 from server.refreshes import OPEN
+from server.store.database import take_turn
 from server.store.tables.adapters import Adapter
 from server.store.tables.base import now
 from server.store.tables.people import AuditEntry, User
@@ -102,9 +103,8 @@ def claim_over_budget(session: Session, budget_bytes: int) -> list[int]:
     Returns:
         The ids of the claimed versions.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        # Two gateways would each remove enough; SQLite has one writer anyway.
-        session.execute(text(f"SELECT pg_advisory_xact_lock({_BUDGET_LOCK})"))
+    # Two gateways at once would each remove enough.
+    take_turn(session, _BUDGET_LOCK)
     excess = used_bytes(session) - budget_bytes
     claimed: list[int] = []
     if excess <= 0:
