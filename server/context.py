@@ -7,10 +7,10 @@ prefix cache; it is chosen anew when asked for or when the user's memory changed
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import bindparam, select, update
@@ -42,13 +42,7 @@ class _Memory:
 
 
 class ContextSource:
-    """Chooses persona contexts, with an index per user kept in memory.
-
-    Attributes:
-        EMBEDDED: The tables whose rows have vectors.
-    """
-
-    EMBEDDED: ClassVar[tuple[type[Fact], type[UserText]]] = (Fact, UserText)
+    """Chooses persona contexts, with an index per user kept in memory."""
 
     def __init__(
         self,
@@ -121,25 +115,23 @@ class ContextSource:
 
     def embed(self, user: User) -> None:
         """Embed what has no vector yet."""
-        for table in self.EMBEDDED:
-            after: int | None = 0
-            while after is not None:
-                after = self.embed_chunk(user.id, table, after)
+        for _ in self.embed_chunks(user):
+            pass
 
-    def embed_chunk(self, user_id: int, table: type[Row], after: int) -> int | None:
-        """Embed the next rows of a user that have no vector yet.
+    def embed_chunks(self, user: User) -> Iterator[int]:
+        """Embed what has no vector yet, chunk by chunk, and yield how many rows each had.
 
         Whoever else embeds the same user's rows in this process takes turns, chunk by chunk,
         and each row is embedded once. Rows that are removed meanwhile stay removed.
-
-        Args:
-            user_id: Whose rows.
-            table: Facts or texts.
-            after: Only rows with a larger id.
-
-        Returns:
-            The id to go on after, or None where no row is left.
         """
+        for table in (Fact, UserText):
+            after = 0
+            while rows := self._embed_next(user.id, table, after):
+                after = rows[-1].id
+                yield len(rows)
+
+    def _embed_next(self, user_id: int, table: type[Row], after: int) -> Sequence[Row]:
+        """Embed a user's next rows with an id beyond `after`, and return them; none at the end."""
         with self._embedding[user_id % _LOCKS]:
             with self._database.read() as session:
                 rows: Sequence[Row] = session.scalars(
@@ -149,7 +141,7 @@ class ContextSource:
                     .limit(_EMBEDDED_AT_ONCE)
                 ).all()
             if not rows:
-                return None
+                return ()
             vectors = self._encoder.encode([_embedded_text(row) for row in rows])
             values = [
                 {"row": row.id, "vector": vector.tobytes()}
@@ -163,7 +155,7 @@ class ContextSource:
             )
             with self._database.write() as session:
                 session.connection().execute(change, values)
-            return rows[-1].id
+            return rows
 
     def _tokens_in_a_prompt(self, text: str) -> int:
         return self._tokenizer.count(self._tokenizer.pulled_apart(text))

@@ -5,7 +5,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from fastapi import APIRouter, BackgroundTasks, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from server.context import shown
 from server.errors import TooLargeError
@@ -75,10 +75,8 @@ def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
 
 async def _embed(parts: Services, user: User) -> None:
     """Embed what was imported, so that the next chat need not; ends between two chunks."""
-    for table in parts.contexts.EMBEDDED:
-        after: int | None = 0
-        while after is not None:
-            after = await run_in_threadpool(parts.contexts.embed_chunk, user.id, table, after)
+    async for _ in iterate_in_threadpool(parts.contexts.embed_chunks(user)):
+        pass
 
 
 def _import(parts: Services, user: User, file: IO[bytes]) -> dict[str, Any]:
