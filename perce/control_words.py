@@ -64,9 +64,9 @@ class ControlWords:
             safe = {**safe, "tool_calls": [self._call(call) for call in calls]}
         return safe
 
-    def tools(self, tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    def tools(self, tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Descriptions of tools in which nothing opens or closes a message."""
-        return None if tools is None else [_walked(tool, self._turns_apart) for tool in tools]
+        return [_walked(tool, self._turns_apart) for tool in tools]
 
     def _call(self, call: object) -> object:
         """A tool call; its arguments are JSON in a string, whose escapes may hide a word."""

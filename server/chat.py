@@ -52,14 +52,14 @@ class Chat:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
         self._check_size(request)
+        request = self._with_safe_tools(request)
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            tools = self._tokenizer.control.tools(request.tools)
-            body = self._engine_request(request, persona, tools)
+            body = self._engine_request(request, persona)
             response = await persona.post(_PATH, body)
             reply = Reply()
             reply.add(response)
-            extension = await self._extension(request, persona, reply, tools)
+            extension = await self._extension(request, persona, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         response["model"] = request.model or persona.base.name
         response["personalization"] = extension
@@ -72,10 +72,10 @@ class Chat:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
         self._check_size(request)
+        request = self._with_safe_tools(request)
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            tools = self._tokenizer.control.tools(request.tools)
-            body = self._engine_request(request, persona, tools)
+            body = self._engine_request(request, persona)
             reply, held = Reply(), list[dict[str, Any]]()
             async for chunk in persona.stream(_PATH, body):
                 reply.add(chunk)
@@ -86,7 +86,7 @@ class Chat:
                     held.append(chunk)
                 else:
                     yield chunk
-            extension = await self._extension(request, persona, reply, tools)
+            extension = await self._extension(request, persona, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         if held:
             held[-1]["personalization"] = extension
@@ -101,15 +101,19 @@ class Chat:
                 f"{self._settings.max_message_chars:,} are taken: shorten them."
             )
 
-    def _engine_request(
-        self, request: ChatRequest, persona: Persona, tools: list[dict[str, Any]] | None
-    ) -> dict[str, Any]:
+    def _with_safe_tools(self, request: ChatRequest) -> ChatRequest:
+        """Take what would open or close a message out of the descriptions of tools."""
+        if request.tools is None:
+            return request
+        return request.model_copy(update={"tools": self._tokenizer.control.tools(request.tools)})
+
+    def _engine_request(self, request: ChatRequest, persona: Persona) -> dict[str, Any]:
         """Build the engine's request: ours removed, ids and logprobs asked for."""
         if request.personalization.pir:
             check_contrast(
                 request.personalization.contrast, request.personalization, persona.adapter
             )
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, tools)
+        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, request.tools)
         room = persona.base.max_length - len(prompt)
         if room < 1:
             raise BadRequestError(
@@ -119,8 +123,6 @@ class Chat:
         body = request.model_dump(exclude_unset=True, exclude=_OURS)
         if request.max_tokens is None and request.max_completion_tokens is None:
             body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
-        if tools is not None:
-            body["tools"] = tools
         return {
             **body,
             "model": persona.model,
@@ -133,11 +135,7 @@ class Chat:
         }
 
     async def _extension(
-        self,
-        request: ChatRequest,
-        persona: Persona,
-        reply: Reply,
-        tools: list[dict[str, Any]] | None,
+        self, request: ChatRequest, persona: Persona, reply: Reply
     ) -> dict[str, Any]:
         wish = request.personalization
         extension: dict[str, Any] = {
@@ -153,7 +151,7 @@ class Chat:
         if wish.pir:
             ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(
-                persona, ids, wish.contrast, logprobs, tools
+                persona, ids, wish.contrast, logprobs, request.tools
             )
             extension |= explanation.to_json()
         return extension
