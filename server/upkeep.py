@@ -8,7 +8,7 @@ decides which version is active.
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 from anyio import create_task_group, sleep
@@ -77,16 +77,13 @@ class Upkeep:
         Hashing leaves the disk alone half of the time. Requests do not wait for it: each one
         has its own version checked.
         """
-        for hashed, look in enumerate((adapter_store.probe, self._damage.check)):
-            after = 0
-            while page := await run_in_threadpool(self._active_after, after):
-                for adapter in page:
-                    started = time.monotonic()
-                    await run_in_threadpool(self._look, adapter, look)
-                    if hashed:
-                        self.verified += 1
-                        await sleep(time.monotonic() - started)
-                after = page[-1].id
+        async for adapter in self._active():
+            await run_in_threadpool(self._look, adapter, adapter_store.probe)
+        async for adapter in self._active():
+            started = time.monotonic()
+            await run_in_threadpool(self._look, adapter, self._damage.check)
+            self.verified += 1
+            await sleep(time.monotonic() - started)
         self.finished = True
         damaged = [adapter.name for adapter in self._damage.known]
         log.info("active adapters verified", versions=self.verified, damaged=damaged)
@@ -192,6 +189,14 @@ class Upkeep:
                 self._damage.found(adapter, error)
                 return
         self._damage.settled(adapter)
+
+    async def _active(self) -> AsyncIterator[Adapter]:
+        """All active versions, read a page at a time."""
+        after = 0
+        while page := await run_in_threadpool(self._active_after, after):
+            for adapter in page:
+                yield adapter
+            after = page[-1].id
 
     def _active_after(self, adapter_id: int) -> Sequence[Adapter]:
         with self._database.read() as session:
