@@ -3,36 +3,18 @@
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
 from scripted_engine import ScriptedEngine
 
-from perce.retrieval import Encoder
-from perce.tokens import ChatTokenizer
 from server.app import create_app
-from server.engine import Engine
 from server.naps import note_nap
 from server.refreshes import open_refresh
 from server.services import Services
-from server.settings import Settings
 from server.store.tables.base import now
 from server.store.tables.refreshes import Plan, Refresh
 from server.store.users import find_user
-
-
-@pytest.fixture
-def services(
-    tmp_path: Path,
-    scripted_engine: ScriptedEngine,
-    chat_tokenizer: ChatTokenizer,
-    word_encoder: Encoder,
-) -> Services:
-    settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
-    engine = Engine("http://engine", transport=scripted_engine.transport())
-    return Services.build(settings, (engine,), chat_tokenizer, word_encoder)
 
 
 @pytest.fixture
