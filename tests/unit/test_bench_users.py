@@ -16,8 +16,11 @@ from perce.datasets.writers import Writer, Written
 from perce.hyperparameters import BadHyperparameter, Hyperparameters
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.base import Base
+from scripts.attune.bench.kept import Kept
 from scripts.attune.bench.users.comparison import NoTrainingUsers, compare, groups
-from scripts.attune.bench.users.rates import choose_rate
+from scripts.attune.bench.users.measure import adapted, loaded, loss_on_tests
+from scripts.attune.bench.users.population import Populations
+from scripts.attune.bench.users.rates import Rates
 from scripts.attune.bench.users.report import as_json, as_table
 from scripts.attune.bench.users.settings import (
     BadChoice,
@@ -58,14 +61,19 @@ def base(tiny_model: PreTrainedModel, chat_tokenizer: ChatTokenizer) -> Base:
 @pytest.fixture
 def settings() -> Settings:
     return Settings(
-        methods=("base", "rag", "ce", "perce", "population"),
+        methods=("base", "rag", "ce", "perce", "population", "population_perce"),
         users=1,
         training_users=2,
+        population_users=2,
         rates=(1e-3,),
         new_tokens=6,
         budget=ContextBudget(tokens=64, texts=2),
         hyper=Hyperparameters(rank=4, epochs=1, max_length=400),
     )
+
+
+def quiet(_: str) -> None:
+    """Say nothing of the progress."""
 
 
 WRITERS = [writer("sea", SEA), writer("dog", DOG), writer("both", SEA + DOG)]
@@ -78,7 +86,7 @@ def bench(file: Path, *options: str) -> Any:  # noqa: ANN401 - JSON
 
 
 def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -> None:
-    methods = "base,rag,ce,perce,population"
+    methods = "base,rag,ce,perce,population,population_perce"
     small = ["--users", "2", "--epochs", "1", "--new-tokens", "8", "--rates", "1e-3,2e-3"]
     result = bench(file, "--methods", methods, *small)
     assert result["users"] == 2
@@ -94,14 +102,16 @@ def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -
         assert set(figures["learning_rates"]) <= {1e-3, 2e-3}
         assert set(result["per_user"][name]) == {"sea", "dog"}
     # Both users are evaluated, so each one's rates are tried on the other alone.
-    assert len(result["rate_trials"]) == 2 * 3 * 2
+    assert len(result["rate_trials"]) == 2 * 4 * 2
     assert set(result["perce_minus_ce"]) == MEASURES | {f"{m}_ci" for m in MEASURES}
 
 
-def test_losses_are_those_of_transformers_logits(base: Base, settings: Settings) -> None:
+def test_losses_are_those_of_transformers_logits(
+    base: Base, settings: Settings, tmp_path: Path
+) -> None:
     subject = prepare(WRITERS[0], base, settings.budget, settings.hyper.max_length)
     untrained = replace(settings, methods=("base", "rag"))
-    figures = compare(WRITERS, base, untrained, lambda _: None).figures
+    figures = compare(WRITERS, base, untrained, tmp_path, quiet).figures
 
     def losses(prompt: tuple[int, ...]) -> torch.Tensor:
         ids = subject.test[0].reply_ids
@@ -135,40 +145,45 @@ def test_each_context_holds_only_older_texts(base: Base, settings: Settings) -> 
 
 
 def test_evaluated_users_never_train_for_others() -> None:
-    shared = groups(WRITERS, users=2, training_users=5)
+    shared = groups(WRITERS, users=2)
     assert [[w.name for w in g.evaluated] for g in shared] == [["sea", "dog"]]
-    assert [[w.name for w in g.training] for g in shared] == [["both"]]
-    alone = groups(WRITERS, users=3, training_users=1)
+    assert [[w.name for w in g.others] for g in shared] == [["both"]]
+    alone = groups(WRITERS, users=3)
     assert [[w.name for w in g.evaluated] for g in alone] == [["sea"], ["dog"], ["both"]]
-    assert [[w.name for w in g.training] for g in alone] == [["dog"], ["sea"], ["sea"]]
+    assert [[w.name for w in g.others] for g in alone] == [
+        ["dog", "both"],
+        ["sea", "both"],
+        ["sea", "dog"],
+    ]
 
 
 def test_only_training_users_decide_rates_and_the_population_adapter(
-    base: Base, settings: Settings
+    base: Base, settings: Settings, tmp_path: Path
 ) -> None:
     # Without context, an evaluated user's past can only come in through training.
-    blind = replace(settings, budget=ContextBudget(0, 0), rates=(1e-3, 1e-2), training_users=1)
+    blind = replace(settings, budget=ContextBudget(0, 0), rates=(1e-3, 1e-2))
     other_past = replace(WRITERS[0], train=writer("sea", [*DOG, *DOG]).train)
     other_training = replace(WRITERS[1], train=writer("dog", [*SEA, *SEA]).train)
 
     def compared(*writers: Writer) -> tuple[dict[Method, float], object]:
-        found = compare(writers, base, blind, lambda _: None)
+        found = compare(writers, base, blind, tmp_path, quiet)
         return {m: own["sea"].loss for m, own in found.figures.items()}, found.trials
 
     losses, trials = compared(*WRITERS[:2])
     evaluated_changed, same_trials = compared(other_past, WRITERS[1])
     assert same_trials == trials
-    assert {m for m in losses if losses[m] != evaluated_changed[m]} == {"ce", "perce"}
+    changed = {m for m in losses if losses[m] != evaluated_changed[m]}
+    assert changed == {"ce", "perce", "population_perce"}
     training_changed, other_trials = compared(WRITERS[0], other_training)
     assert other_trials != trials
     assert losses["population"] != training_changed["population"]
 
 
 def test_adapters_change_the_figures_and_leave_the_base_model_alone(
-    base: Base, settings: Settings
+    base: Base, settings: Settings, tmp_path: Path
 ) -> None:
     before = {name: w.clone() for name, w in base.model.state_dict().items()}
-    figures = compare(WRITERS, base, settings, lambda _: None).figures
+    figures = compare(WRITERS, base, settings, tmp_path, quiet).figures
     losses = {method: figures[method]["sea"].loss for method in settings.methods}
     assert len(set(losses.values())) == len(losses), losses
     after = base.model.state_dict()
@@ -177,28 +192,66 @@ def test_adapters_change_the_figures_and_leave_the_base_model_alone(
 
 
 def test_the_rate_of_the_lowest_loss_is_taken_and_divergence_passed_over(
-    base: Base, settings: Settings
+    base: Base, settings: Settings, tmp_path: Path
 ) -> None:
     training = [
         prepare(one, base, settings.budget, settings.hyper.max_length) for one in WRITERS[1:]
     ]
+    populations = Populations(base, Kept(tmp_path / "populations"), tmp_path)
     wide = replace(settings, rates=(1e-9, 1e-2, 1e30))
+    rates = Rates(base, wide, training, populations, Kept(tmp_path / "rates"))
     for method in settings.trained:
-        best, trials = choose_rate(base, method, training, wide)
+        best, trials = rates.choose(method)
         losses = {trial.rate: trial.loss for trial in trials}
         assert set(losses) == set(wide.rates)
         assert losses[1e30] is None
         assert best == min((1e-9, 1e-2), key=lambda rate: losses[rate] or np.inf)
     with pytest.raises(BadChoice, match="--rates"):
-        choose_rate(base, "ce", training, replace(settings, rates=(1e30, 1e31)))
+        replace(rates, settings=replace(settings, rates=(1e30, 1e31))).choose("ce")
 
 
-def test_other_users_are_asked_for_only_where_needed(base: Base, settings: Settings) -> None:
+def test_an_adapter_that_goes_on_from_the_population_starts_at_its_weights(
+    base: Base, settings: Settings, tmp_path: Path
+) -> None:
+    # At a rate of next to nothing, a user's own training leaves the population adapter as it is.
+    near = replace(settings, rates=(1e-12,))
+    figures = compare(WRITERS, base, near, tmp_path, quiet).figures
+    start = compare(WRITERS, base, replace(near, methods=("rag",)), tmp_path, quiet).figures
+    assert figures["population"]["sea"].loss == pytest.approx(start["rag"]["sea"].loss, rel=1e-6)
+    learnt = replace(settings, rates=(1e-2,))
+    [shown] = [prepare(WRITERS[1], base, learnt.budget, learnt.hyper.max_length)]
+    populations = Populations(base, Kept(tmp_path / "populations"), tmp_path)
+    shared = populations.of([shown], learnt.hyper_for("population", 1e-2))
+    with loaded(base, shared.folder) as model:
+        expected = loss_on_tests(model, shown)
+    still = learnt.hyper_for("population_perce", 1e-12)
+    with adapted(base, shown.train, still, shared.folder) as own:
+        assert loss_on_tests(own.model, shown) == pytest.approx(expected, rel=1e-6)
+    with adapted(base, shown.train, still) as fresh:
+        assert loss_on_tests(fresh.model, shown) != pytest.approx(expected, rel=1e-3)
+
+
+def test_a_comparison_goes_on_from_what_was_kept(
+    base: Base, settings: Settings, tmp_path: Path
+) -> None:
+    two = replace(settings, users=2, rates=(1e-3, 1e-2))
+    first = compare(WRITERS, base, replace(two, methods=("ce", "population")), tmp_path, quiet)
+    again = compare(WRITERS, base, two, tmp_path, quiet)
+    # Seconds are never twice the same, so equal figures were not measured anew.
+    assert {m: again.figures[m] for m in first.figures} == first.figures
+    assert set(again.figures) == set(two.methods)
+    other = replace(two, methods=("ce",), new_tokens=7)
+    assert compare(WRITERS, base, other, tmp_path, quiet).figures["ce"] != first.figures["ce"]
+
+
+def test_other_users_are_asked_for_only_where_needed(
+    base: Base, settings: Settings, tmp_path: Path
+) -> None:
     own = replace(settings, methods=("ce",))
-    assert compare(WRITERS[:1], base, own, lambda _: None).rates == {"ce": [1e-3]}
+    assert compare(WRITERS[:1], base, own, tmp_path, quiet).rates == {"ce": [1e-3]}
     for asking in (replace(own, rates=(1e-3, 1e-2)), replace(own, methods=("population",))):
         with pytest.raises(NoTrainingUsers):
-            compare(WRITERS[:1], base, asking, lambda _: None)
+            compare(WRITERS[:1], base, asking, tmp_path, quiet)
 
 
 def test_a_user_whose_texts_do_not_fit_is_named(base: Base, settings: Settings) -> None:
@@ -217,9 +270,11 @@ def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
     assert base.tokenizer.decode(subject.test[0].reply_ids).strip() == SEA[-1]
 
 
-def test_means_are_over_users_and_the_table_shows_them(base: Base, settings: Settings) -> None:
+def test_means_are_over_users_and_the_table_shows_them(
+    base: Base, settings: Settings, tmp_path: Path
+) -> None:
     two = replace(settings, methods=("base", "ce", "perce"), users=2)
-    compared = compare(WRITERS, base, two, lambda _: None)
+    compared = compare(WRITERS, base, two, tmp_path, quiet)
     result = json.loads(as_json(compared, two))
     each = result["per_user"]
     for measure in MEASURES - {"personal_loss"}:
@@ -233,10 +288,10 @@ def test_means_are_over_users_and_the_table_shows_them(base: Base, settings: Set
 
 
 def test_a_user_without_personal_tokens_has_no_personal_loss(
-    base: Base, settings: Settings
+    base: Base, settings: Settings, tmp_path: Path
 ) -> None:
     bare = replace(settings, methods=("rag",), budget=ContextBudget(0, 0))
-    compared = compare(WRITERS, base, bare, lambda _: None)
+    compared = compare(WRITERS, base, bare, tmp_path, quiet)
     figures = json.loads(as_json(compared, bare))["methods"]["rag"]
     assert (figures["personal_loss"], figures["personal_loss_ci"]) == (None, None)
     assert compared.personal_share == 0

@@ -5,42 +5,29 @@ command has to wait for.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from scripts.attune.bench.options import (
+    REFERENCE,
+    Autocast,
+    ContextTexts,
+    ContextTokens,
+    Device,
+    Dtype,
+    Epochs,
+    JudgeKey,
+    MaxLength,
+    Model,
+    PromptTokens,
+    ReplyTokens,
+    Shape,
+    WithoutTokens,
+    Work,
+)
 from scripts.attune.session import AsJson
-
-REFERENCE = Path(__file__).parents[3] / "perce" / "reference"
-
-Model = Annotated[str, typer.Option(help="Base model: a name or a folder.")]
-Shape = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        exists=True,
-        dir_okay=False,
-        help="A Hugging Face config.json: random weights of that shape.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="Such as cpu or cuda:0; default: CUDA if there is.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"] | None,
-    typer.Option(help="Of the base's weights; default: bfloat16 on CUDA, float32 on CPUs."),
-]
-Autocast = Annotated[
-    bool, typer.Option("--autocast", help="Matrix products in bfloat16, as the option of training.")
-]
-PromptTokens = Annotated[int, typer.Option("--prompt", min=1, help="Tokens with persona.")]
-WithoutTokens = Annotated[
-    int, typer.Option("--without", min=1, help="Tokens of the prompt without persona.")
-]
-ReplyTokens = Annotated[int, typer.Option("--reply", min=1, help="Tokens of the reply.")]
-
-JudgeKey = Annotated[
-    str, typer.Option(envvar="OPENAI_API_KEY", help="Key of the judge's endpoint.")
-]
 
 app = typer.Typer(help="Measure the method on a local model.", no_args_is_help=True)
 
@@ -89,21 +76,25 @@ def users(
     ],
     count: Annotated[int, typer.Option("--users", min=1, help="Users to evaluate.")] = 20,
     methods: Annotated[
-        str, typer.Option(help="Of base, rag, ce, perce, population.")
+        str, typer.Option(help="Of base, rag, ce, perce, population, population_perce.")
     ] = "base,rag,ce,perce",
-    model: Annotated[str, typer.Option(help="Base model: a name or a folder.")] = str(REFERENCE),
+    model: Model = str(REFERENCE),
     rates: Annotated[
         str, typer.Option(help="Learning rates to choose from; default: around the model's own.")
     ] = "",
     training_users: Annotated[
-        int, typer.Option(min=1, help="Other users, for the rates and for population.")
+        int, typer.Option(min=1, help="Most other users, for the learning rates.")
     ] = 6,
+    population_users: Annotated[
+        int, typer.Option(min=1, help="Most other users, for the population adapter.")
+    ] = 24,
     texts: Annotated[int, typer.Option(min=2, help="Newest texts taken of each user.")] = 50,
     new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a generated text.")] = 200,
-    context_tokens: Annotated[int, typer.Option(min=0, help="Most tokens of a context.")] = 384,
-    context_texts: Annotated[int, typer.Option(min=0, help="Most texts in a context.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a user's texts.")] = 3,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest example in tokens.")] = 2048,
+    context_tokens: ContextTokens = 384,
+    context_texts: ContextTexts = 3,
+    epochs: Epochs = 3,
+    max_length: MaxLength = 2048,
+    work: Work = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods of personalization on each user's newest texts."""
@@ -111,6 +102,7 @@ def users(
     from perce.hyperparameters import Hyperparameters, rate_for_width
     from perce.wordnet import wordnet
     from scripts.attune.bench.base import load_base
+    from scripts.attune.bench.kept import workplace
     from scripts.attune.bench.users import report
     from scripts.attune.bench.users.comparison import compare
     from scripts.attune.bench.users.settings import Settings, methods_of, rates_of
@@ -124,12 +116,14 @@ def users(
         methods=chosen,
         users=count,
         training_users=training_users,
+        population_users=population_users,
         rates=rates_of(rates, rate_for_width(base.model.config.get_text_config().hidden_size)),
         new_tokens=new_tokens,
         budget=ContextBudget(context_tokens, context_texts),
         hyper=Hyperparameters(epochs=epochs, max_length=max_length),
     )
-    compared = compare(writers, base, settings, Console(stderr=True).print)
+    with workplace(work) as place:
+        compared = compare(writers, base, settings, place, Console(stderr=True).print)
     if as_json:
         typer.echo(report.as_json(compared, settings))
     else:
@@ -207,7 +201,7 @@ def refresh(
     prompt: PromptTokens = 1364,
     without: WithoutTokens = 96,
     reply: ReplyTokens = 200,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a user's texts.")] = 3,
+    epochs: Epochs = 3,
     batch: Annotated[int, typer.Option(min=1, help="Examples of an optimizer step.")] = 8,
     plain_batch: Annotated[
         int, typer.Option(min=1, help="Examples that the plain loop puts forward together.")
@@ -257,14 +251,12 @@ def gate(
     count: Annotated[int, typer.Option("--users", min=2, help="Users to take.")] = 20,
     model: Model = str(REFERENCE),
     texts: Annotated[int, typer.Option(min=5, help="Newest texts taken of each user.")] = 40,
-    context_tokens: Annotated[int, typer.Option(min=0, help="Most tokens of a context.")] = 384,
-    context_texts: Annotated[int, typer.Option(min=0, help="Most texts in a context.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over a user's texts.")] = 3,
-    max_length: Annotated[int, typer.Option(min=1, help="Longest example in tokens.")] = 2048,
+    context_tokens: ContextTokens = 384,
+    context_texts: ContextTexts = 3,
+    epochs: Epochs = 3,
+    max_length: MaxLength = 2048,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    work: Annotated[
-        Path | None, typer.Option(help="Keep adapters and verdicts here, and go on from them.")
-    ] = None,
+    work: Work = None,
     as_json: AsJson = False,
 ) -> None:
     """Put adapters through the gate: of the user's own texts, another's, and shuffled words."""
@@ -275,6 +267,7 @@ def gate(
     from perce.retrieval import Encoder
     from scripts.attune.bench import gate as benchmark
     from scripts.attune.bench import gate_report as report
+    from scripts.attune.bench.kept import workplace
     from scripts.attune.bench.users.subject import read_writers
 
     writers = read_writers(file, texts)[:count]
@@ -287,7 +280,7 @@ def gate(
         ),
         GateThresholds(),
     )
-    with benchmark.workplace(work) as place:
+    with workplace(work) as place:
         bench = benchmark.GateBench(writers, Encoder(), trainer, settings, place)
         outcomes = bench.run(Console(stderr=True).print)
     if as_json:

@@ -7,14 +7,9 @@ and adapters trained on the user's own past with the words of each text shuffled
 scratch and gone on from the incumbent.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,6 +27,7 @@ from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from perce.train import TrainingDiverged
+from scripts.attune.bench.kept import Kept, name_of
 from scripts.attune.up.errors import BadModelError
 from scripts.attune.up.model import choose_model
 
@@ -104,13 +100,11 @@ class GateBench:
         self._trainer = trainer
         self._settings = settings
         self._adapters = work / self._key(trained_only=True)
-        self._verdicts = work / f"verdicts-{self._key(trained_only=False)}.jsonl"
+        self._kept = Kept(work / f"verdicts-{self._key(trained_only=False)}.jsonl")
         self._datasets: dict[str, Dataset] = {}
-        work.mkdir(parents=True, exist_ok=True)
 
     def run(self, report: Callable[[str], None]) -> list[Outcome]:
         """Judge every adapter of every user; return the verdicts, in the users' order."""
-        done = {(one.user, one.kind): one for one in self._stored}
         outcomes = []
         for number, writer in enumerate(self._writers):
             other = self._writers[(number + 1) % len(self._writers)]
@@ -118,30 +112,29 @@ class GateBench:
             for kind in KINDS:
                 if kind in OVER_OWN and own is not None and own.decision == "reject":
                     continue
-                outcome = done.get((writer.name, kind)) or self._judge(writer, other, kind)
+                outcome = self._judge(writer, other, kind)
                 own = outcome if kind == "own" else own
                 outcomes.append(outcome)
                 report(f"{writer.name}, {kind}: {outcome.reason}")
         return outcomes
 
-    @cached_property
-    def _stored(self) -> list[Outcome]:
-        if not self._verdicts.exists():
-            return []
-        # The last line may be half of one, if a run was killed while it wrote.
-        whole = self._verdicts.read_text().split("\n")[:-1]
-        return [Outcome(**json.loads(line)) for line in whole]
-
     def _judge(self, writer: Writer, other: Writer, kind: Kind) -> Outcome:
+        def judged() -> dict[str, Any]:
+            verdict = self._judge_anew(writer, other, kind)
+            return {
+                "decision": verdict.decision,
+                "reason": verdict.reason,
+                "checks": verdict.checks,
+            }
+
+        return Outcome(writer.name, kind, **self._kept.recall([writer.name, kind], judged))
+
+    def _judge_anew(self, writer: Writer, other: Writer, kind: Kind) -> Verdict:
         dataset = self._dataset(writer)
         if kind in SHUFFLED:
             dataset = replace(dataset, train=self._shuffled(dataset.train))
         incumbent = self._adapter(writer, "own", None) if kind in OVER_OWN else None
-        verdict = self._verdict(dataset, incumbent, lambda: self._candidate(writer, other, kind))
-        outcome = Outcome(writer.name, kind, verdict.decision, verdict.reason, verdict.checks)
-        with self._verdicts.open("a") as lines:
-            lines.write(json.dumps(asdict(outcome)) + "\n")
-        return outcome
+        return self._verdict(dataset, incumbent, lambda: self._candidate(writer, other, kind))
 
     def _verdict(
         self, dataset: Dataset, incumbent: Path | None, candidate: Callable[[], Path]
@@ -175,7 +168,7 @@ class GateBench:
         self, writer: Writer, name: str, start: Path | None, shuffled: bool = False
     ) -> Path:
         """The folder of an adapter trained on a user's texts, trained if it is not there."""
-        folder = self._adapters / _file_name(f"{writer.name} {name}")
+        folder = self._adapters / name_of(writer.name, name)
         if not folder.exists():
             examples = self._dataset(writer).train
             if shuffled:
@@ -210,23 +203,7 @@ class GateBench:
         if trained_only:
             del settings["thresholds"]
         users = [asdict(writer) for writer in self._writers]
-        whole = json.dumps([users, self._trainer.base_fingerprint, settings], sort_keys=True)
-        return sha256(whole.encode()).hexdigest()[:16]
-
-
-def _file_name(name: str) -> str:
-    """A name for a folder; users may be called anything."""
-    return sha256(name.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def workplace(folder: Path | None) -> Iterator[Path]:
-    """The folder of adapters and verdicts; without one, one that is gone afterwards."""
-    if folder is not None:
-        yield folder
-        return
-    with TemporaryDirectory(prefix="attune-gate-") as passing:
-        yield Path(passing)
+        return name_of(users, self._trainer.base_fingerprint, settings)
 
 
 def load_trainer(model: str, threads: int) -> Trainer:

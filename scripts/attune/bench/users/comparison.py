@@ -1,21 +1,24 @@
 """Comparing methods on the same users, with training users kept apart."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from perce.adapter_files import model_fingerprint
 from perce.datasets.writers import Writer
 from perce.errors import AttuneError
 from perce.evaluate import Mask, personal_mask
-from perce.hyperparameters import Hyperparameters
 from scripts.attune.bench.base import Base
-from scripts.attune.bench.users.measure import UserFigures, adapted, measure
-from scripts.attune.bench.users.rates import Trial, choose_rate, past_of
-from scripts.attune.bench.users.settings import Method, Settings
+from scripts.attune.bench.kept import Kept, name_of
+from scripts.attune.bench.users.measure import UserFigures, adapted, loaded, measure
+from scripts.attune.bench.users.population import Population, Populations
+from scripts.attune.bench.users.rates import Rates, Trial
+from scripts.attune.bench.users.settings import SHARING, Method, Settings
 from scripts.attune.bench.users.subject import Subject, prepare
 
 
@@ -28,7 +31,7 @@ class Group:
     """Users to evaluate, and other users for everything that is chosen or trained for all."""
 
     evaluated: tuple[Writer, ...]
-    training: tuple[Writer, ...]
+    others: tuple[Writer, ...]
 
 
 @dataclass(slots=True)
@@ -50,24 +53,24 @@ class Comparison:
     personal_share: float = 0.0
 
 
-def groups(writers: Sequence[Writer], users: int, training_users: int) -> list[Group]:
+def groups(writers: Sequence[Writer], users: int) -> list[Group]:
     """Split a file's users, in their order.
 
-    The first are evaluated and the next train. Where none is left, each user is evaluated by
-    itself and the others train.
+    The first are evaluated, and the rest are the others. Where none is left, each user is
+    evaluated by itself and the rest are the others.
     """
-    evaluated = tuple(writers[:users])
-    others = tuple(writers[users : users + training_users])
+    evaluated, others = tuple(writers[:users]), tuple(writers[users:])
     if others:
         return [Group(evaluated, others)]
-    return [
-        Group((one,), tuple(w for w in evaluated if w is not one)[:training_users])
-        for one in evaluated
-    ]
+    return [Group((one,), tuple(w for w in evaluated if w is not one)) for one in evaluated]
 
 
 def compare(
-    writers: Sequence[Writer], base: Base, settings: Settings, report: Callable[[str], None]
+    writers: Sequence[Writer],
+    base: Base,
+    settings: Settings,
+    work: Path,
+    report: Callable[[str], None],
 ) -> Comparison:
     """Measure every method on every evaluated user.
 
@@ -75,6 +78,7 @@ def compare(
         writers: The users of a file; which of them are evaluated is decided by `groups`.
         base: The base model.
         settings: What is compared.
+        work: Figures and population adapters are kept in it, and taken from it.
         report: Told what is being done.
 
     Raises:
@@ -82,9 +86,10 @@ def compare(
         TooFewTexts: A user cannot be split.
     """
     comparison = Comparison()
+    kept = Kept(work / f"figures-{_name(writers, base, settings)}.jsonl")
     masks: list[Mask] = []
-    for group in groups(writers, settings.users, settings.training_users):
-        run = _prepared(group, base, settings)
+    for group in groups(writers, settings.users):
+        run = _prepared(group, base, settings, kept, work)
         masks += [mask for own in run.masks.values() for mask in own]
         for subject in run.evaluated:
             comparison.texts["train"] += len(subject.train)
@@ -94,7 +99,7 @@ def compare(
             if method in settings.trained:
                 if len(settings.rates) > 1:
                     report(f"{method}: choosing the learning rate on {len(run.training)} users")
-                rate, trials = choose_rate(base, method, run.training, settings)
+                rate, trials = run.rates.choose(method)
                 comparison.rates.setdefault(method, []).append(rate)
                 comparison.trials += trials
             report(f"{method}: {', '.join(subject.name for subject in run.evaluated)}")
@@ -111,29 +116,55 @@ class _Run:
     settings: Settings
     evaluated: tuple[Subject, ...]
     training: tuple[Subject, ...]
+    population: tuple[Subject, ...]
     masks: Mapping[str, Sequence[Mask]]
+    kept: Kept
+    work: Path
+
+    @property
+    def rates(self) -> Rates:
+        """Chooses learning rates on the training users."""
+        return Rates(self.base, self.settings, self.training, self._populations, self.kept)
 
     def measure(self, method: Method, rate: float | None) -> dict[str, UserFigures]:
         """Measure every user of the group; a method that trains does so at `rate`."""
+
+        def figures(subject: Subject) -> UserFigures:
+            key = ["figures", method, rate, subject.name]
+            return UserFigures(
+                **self.kept.recall(key, lambda: asdict(self._measure(method, rate, subject)))
+            )
+
+        return {subject.name: figures(subject) for subject in self.evaluated}
+
+    def _measure(self, method: Method, rate: float | None, subject: Subject) -> UserFigures:
         if rate is None:
-            return {s.name: self._untrained(s, context=method == "rag") for s in self.evaluated}
+            asked = subject if method == "rag" else subject.without_context()
+            return self._figures(self.base.model, asked, seconds=0.0)
         hyper = self.settings.hyper_for(method, rate)
-        if method == "population":
-            return self._population(hyper)
-        return {s.name: self._own_adapter(s, hyper) for s in self.evaluated}
+        match method:
+            case "population":
+                shared = self._population(rate)
+                with loaded(self.base, shared.folder) as model:
+                    return self._figures(model, subject, self._share(shared))
+            case "population_perce":
+                population_rate, _ = self.rates.choose("population")
+                shared = self._population(population_rate)
+                with adapted(self.base, subject.train, hyper, shared.folder) as own:
+                    return self._figures(own.model, subject, own.seconds + self._share(shared))
+            case _:
+                with adapted(self.base, subject.train, hyper) as own:
+                    return self._figures(own.model, subject, own.seconds)
 
-    def _untrained(self, subject: Subject, context: bool) -> UserFigures:
-        asked = subject if context else subject.without_context()
-        return self._figures(self.base.model, asked, seconds=0.0)
+    def _population(self, rate: float) -> Population:
+        return self._populations.of(self.population, self.settings.hyper_for("population", rate))
 
-    def _own_adapter(self, subject: Subject, hyper: Hyperparameters) -> UserFigures:
-        with adapted(self.base, subject.train, hyper) as own:
-            return self._figures(own.model, subject, own.seconds)
+    def _share(self, shared: Population) -> float:
+        return shared.seconds / len(self.evaluated)
 
-    def _population(self, hyper: Hyperparameters) -> dict[str, UserFigures]:
-        with adapted(self.base, past_of(self.training), hyper) as shared:
-            seconds = shared.seconds / len(self.evaluated)
-            return {s.name: self._figures(shared.model, s, seconds) for s in self.evaluated}
+    @property
+    def _populations(self) -> Populations:
+        return Populations(self.base, self.kept, self.work)
 
     def _figures(
         self, model: PreTrainedModel | PeftModel, subject: Subject, seconds: float
@@ -142,16 +173,27 @@ class _Run:
         return measure(self.base, model, subject, masks, new_tokens, seconds)
 
 
-def _prepared(group: Group, base: Base, settings: Settings) -> _Run:
-    ready = partial(prepare, base=base, budget=settings.budget, longest=settings.hyper.max_length)
+def _prepared(group: Group, base: Base, settings: Settings, kept: Kept, work: Path) -> _Run:
+    ready = cache(
+        partial(prepare, base=base, budget=settings.budget, longest=settings.hyper.max_length)
+    )
+    sharing = any(method in SHARING for method in settings.methods)
+    choosing = bool(settings.trained) and len(settings.rates) > 1
+    if (sharing or choosing) and not group.others:
+        raise NoTrainingUsers(
+            "No other user is left to choose learning rates or train the population "
+            "adapter on. Give a file with more users, or one rate and no population."
+        )
     evaluated = tuple(map(ready, group.evaluated))
-    training: tuple[Subject, ...] = ()
-    if "population" in settings.methods or (settings.trained and len(settings.rates) > 1):
-        if not group.training:
-            raise NoTrainingUsers(
-                "No other user is left to choose learning rates or train the population "
-                "adapter on. Give a file with more users, or one rate and no population."
-            )
-        training = tuple(map(ready, group.training))
+    training = tuple(map(ready, group.others[: settings.training_users])) if choosing else ()
+    population = tuple(map(ready, group.others[: settings.population_users])) if sharing else ()
     masks = {subject.name: personal_mask(base.model, subject.test) for subject in evaluated}
-    return _Run(base, settings, evaluated, training, masks)
+    return _Run(base, settings, evaluated, training, population, masks, kept, work)
+
+
+def _name(writers: Sequence[Writer], base: Base, settings: Settings) -> str:
+    """Stands for all that figures depend on, so not for the choice of methods."""
+    chosen = asdict(settings)
+    del chosen["methods"]
+    model = model_fingerprint(base.model.name_or_path)
+    return name_of([asdict(writer) for writer in writers], model, chosen)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from perce.adapter import new_adapter, remove_adapter
+from perce.adapter import load_adapter, new_adapter, remove_adapter
 from perce.evaluate import Mask, held_out_losses, mean_loss, mean_personal_loss
 from perce.example import Example
 from perce.generation import generate_replies
@@ -40,22 +41,40 @@ class UserFigures:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """The base model with a freshly trained adapter, and the seconds of its training."""
+    """The base model with an adapter that was just trained, and the seconds of its training."""
 
     model: PeftModel
     seconds: float
 
 
 @contextmanager
-def adapted(base: Base, examples: Sequence[Example], hyper: Hyperparameters) -> Iterator[Adapted]:
-    """Train a fresh adapter; it is taken off again at the end.
+def adapted(
+    base: Base, examples: Sequence[Example], hyper: Hyperparameters, start: Path | None = None
+) -> Iterator[Adapted]:
+    """Train an adapter; it is taken off again at the end.
+
+    Args:
+        base: The base model.
+        examples: What it is trained on.
+        hyper: How.
+        start: The folder of the adapter to go on from; None for a fresh one.
 
     Raises:
         perce.train.TrainingDiverged: The learning rate is too high.
     """
-    model = new_adapter(base.model, hyper)
+    model = new_adapter(base.model, hyper) if start is None else load_adapter(base.model, start)
     try:
         yield Adapted(model, train_adapter(model, examples, hyper).seconds)
+    finally:
+        remove_adapter(model)
+
+
+@contextmanager
+def loaded(base: Base, folder: Path) -> Iterator[PeftModel]:
+    """The base model with a saved adapter, which is taken off again at the end."""
+    model = load_adapter(base.model, folder, trainable=False)
+    try:
+        yield model
     finally:
         remove_adapter(model)
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from statistics import fmean
 
-from perce.example import Example
+from perce.hyperparameters import Hyperparameters
 from perce.train import TrainingDiverged
 from scripts.attune.bench.base import Base
-from scripts.attune.bench.users.measure import adapted, loss_on_tests
+from scripts.attune.bench.kept import Kept
+from scripts.attune.bench.users.measure import adapted, loaded, loss_on_tests
+from scripts.attune.bench.users.population import Populations
 from scripts.attune.bench.users.settings import BadChoice, Method, Settings
 from scripts.attune.bench.users.subject import Subject
 
@@ -27,57 +29,84 @@ class Trial:
     loss: float | None
 
 
-def choose_rate(
-    base: Base, method: Method, training: Sequence[Subject], settings: Settings
-) -> tuple[float, list[Trial]]:
-    """Try each rate on the training users and take the one of the lowest test loss.
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Tries learning rates on training users.
 
-    `ce` and `perce` train on each user's past and are judged on that user's newest texts;
-    `population` trains on every other user and is judged on the rest, so on users it has
-    not seen. A single rate is taken untried.
-
-    Raises:
-        BadChoice: Training diverged at every rate.
+    Attributes:
+        base: The base model.
+        settings: The rates to try, and all other hyperparameters.
+        training: The users.
+        populations: Trains their population adapters.
+        kept: What was tried before.
     """
-    if len(settings.rates) == 1:
-        return settings.rates[0], []
-    judge = _population_loss if method == "population" else _own_loss
-    losses = {rate: judge(base, method, rate, training, settings) for rate in settings.rates}
-    best = min(losses, key=lambda rate: losses[rate])
-    if not isfinite(losses[best]):
-        raise BadChoice(f"{method} diverged at every learning rate. Give lower ones with --rates.")
-    trials = [Trial(method, rate, x if isfinite(x) else None) for rate, x in losses.items()]
-    return best, trials
 
+    base: Base
+    settings: Settings
+    training: Sequence[Subject]
+    populations: Populations
+    kept: Kept
 
-def past_of(subjects: Sequence[Subject]) -> list[Example]:
-    """The training examples of several users."""
-    return [example for subject in subjects for example in subject.train]
+    def choose(self, method: Method) -> tuple[float, list[Trial]]:
+        """Try each rate and take the one of the lowest test loss; a single one untried.
 
+        `ce` and `perce` train on each user's past and are judged on that user's newest texts;
+        `population` trains on every other user and is judged on the rest, so on users it has
+        not seen; `population_perce` goes on from that one with the rest's pasts.
 
-def _own_loss(
-    base: Base, method: Method, rate: float, training: Sequence[Subject], settings: Settings
-) -> float:
-    return fmean(_loss(base, s.train, [s], method, rate, settings) for s in training)
+        Raises:
+            BadChoice: Training diverged at every rate.
+        """
+        rates = self.settings.rates
+        if len(rates) == 1:
+            return rates[0], []
+        trials = [self._trial(method, rate) for rate in rates]
+        best = min(trials, key=lambda trial: inf if trial.loss is None else trial.loss)
+        if best.loss is None:
+            raise BadChoice(
+                f"{method} diverged at every learning rate. Give lower ones with --rates."
+            )
+        return best.rate, trials
 
+    def _trial(self, method: Method, rate: float) -> Trial:
+        key = ["rate", method, rate, [subject.name for subject in self.training]]
+        return Trial(method, rate, self.kept.recall(key, lambda: self._loss(method, rate)))
 
-def _population_loss(
-    base: Base, method: Method, rate: float, training: Sequence[Subject], settings: Settings
-) -> float:
-    unseen = training[1::2] or training
-    return _loss(base, past_of(training[::2]), unseen, method, rate, settings)
+    def _loss(self, method: Method, rate: float) -> float | None:
+        hyper = self.settings.hyper_for(method, rate)
+        try:
+            match method:
+                case "population":
+                    return self._population_loss(hyper)
+                case "population_perce":
+                    return self._own_loss(hyper, over_population=True)
+                case _:
+                    return self._own_loss(hyper)
+        except TrainingDiverged:
+            return None
 
+    def _own_loss(self, hyper: Hyperparameters, over_population: bool = False) -> float:
+        judged, start = self.training, None
+        if over_population:
+            rate, _ = self.choose("population")
+            shared = self.populations.of(self._shown, self.settings.hyper_for("population", rate))
+            judged, start = self._unseen, shared.folder
+        losses = []
+        for subject in judged:
+            with adapted(self.base, subject.train, hyper, start) as own:
+                losses.append(loss_on_tests(own.model, subject))
+        return fmean(losses)
 
-def _loss(
-    base: Base,
-    examples: Sequence[Example],
-    judged: Sequence[Subject],
-    method: Method,
-    rate: float,
-    settings: Settings,
-) -> float:
-    try:
-        with adapted(base, examples, settings.hyper_for(method, rate)) as trained:
-            return fmean(loss_on_tests(trained.model, subject) for subject in judged)
-    except TrainingDiverged:
-        return inf
+    def _population_loss(self, hyper: Hyperparameters) -> float:
+        with loaded(self.base, self.populations.of(self._shown, hyper).folder) as model:
+            return fmean(loss_on_tests(model, subject) for subject in self._unseen)
+
+    @property
+    def _shown(self) -> Sequence[Subject]:
+        """Those whose pasts make the population adapter that is tried."""
+        return self.training[::2]
+
+    @property
+    def _unseen(self) -> Sequence[Subject]:
+        """Those whom it is judged on; a single user for want of others."""
+        return self.training[1::2] or self.training

@@ -7,9 +7,11 @@ from adapt.dataset import ContextBudget
 from perce.errors import AttuneError
 from perce.hyperparameters import Hyperparameters
 
-Method = Literal["base", "rag", "ce", "perce", "population"]
+Method = Literal["base", "rag", "ce", "perce", "population", "population_perce"]
 METHODS: tuple[Method, ...] = get_args(Method)
-TRAINED: tuple[Method, ...] = ("ce", "perce", "population")
+TRAINED: tuple[Method, ...] = ("ce", "perce", "population", "population_perce")
+SHARING: tuple[Method, ...] = ("population", "population_perce")
+"""Those that need an adapter of other users."""
 
 
 class BadChoice(AttuneError):
@@ -22,9 +24,11 @@ class Settings:
 
     Attributes:
         methods: `base` has no context; `rag` retrieves context; `ce` and `perce` add the
-            user's own adapter; `population` adds one adapter of other users, by PerCE.
+            user's own adapter; `population` adds one adapter of other users, by PerCE;
+            `population_perce` the user's own adapter, which goes on from that one.
         users: How many users are evaluated.
-        training_users: Most other users, for choosing learning rates and for `population`.
+        training_users: Most other users, for choosing learning rates.
+        population_users: Most other users, for the population adapter.
         rates: Learning rates to choose from, for each trained method by itself.
         new_tokens: Most tokens of a generated text.
         budget: Size of each persona context.
@@ -34,6 +38,7 @@ class Settings:
     methods: tuple[Method, ...]
     users: int
     training_users: int
+    population_users: int
     rates: tuple[float, ...]
     new_tokens: int
     budget: ContextBudget
