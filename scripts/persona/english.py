@@ -2,15 +2,25 @@
 
 import re
 
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou](?!ne\b|niversity|sed\b))")
+# Not before vowels that sound like consonants: one, university, used, European, USA.
+_CONSONANT_SOUNDS = (
+    r"(?i:one(?:ness)?\b|once\b|uni(?![dmn])|us[aeu]|eu|ur[aiou]|u[ks]a?\b|ut[eo]|uku)"
+)
+_ARTICLE = re.compile(rf"\b([Aa]) (?!{_CONSONANT_SOUNDS})(?=(?i:[aeiou]))")
 _QUESTION_FLIPS = ((r"\byour\b", "my"), (r"\bYour\b", "My"))
 _ANSWER_FLIPS = (
     (r"\bI am\b", "you are"),
+    (r"\bI'm\b", "you're"),
     (r"\bI was\b", "you were"),
+    (r"\bI wasn't\b", "you weren't"),
+    (r"\bam I\b", "are you"),
+    (r"\bwas I\b", "were you"),
     (r"\bI\b", "you"),
     (r"\bmy\b", "your"),
     (r"\bMy\b", "Your"),
     (r"\bme\b", "you"),
+    (r"\bmine\b", "yours"),
+    (r"\bmyself\b", "yourself"),
 )
 
 

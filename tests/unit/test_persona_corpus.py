@@ -249,6 +249,17 @@ def test_english() -> None:
     assert speaks_of_user("What is your dog called?") == "What is my dog called?"
     assert speaks_of_user("Do you like your dog?") is None
     assert to_second_person("My dog and I walk.") == "Your dog and you walk."
+    assert to_second_person("I'm home by myself.") == "You're home by yourself."
+
+
+@pytest.mark.parametrize("word", ["apple", "Irish cup", "Uber", "urban farm", "unimportant"])
+def test_an_stands_before_the_sound_of_a_vowel(word: str) -> None:
+    assert sentence(f"a {word}") == f"An {word}"
+
+
+@pytest.mark.parametrize("word", ["pear", "university", "used car", "European", "USA fan", "one"])
+def test_a_stands_before_the_sound_of_a_consonant(word: str) -> None:
+    assert sentence(f"a {word}") == f"A {word}"
 
 
 def test_unique_share() -> None:
