@@ -3,7 +3,8 @@
     python -m scripts.train_reference --data DATA --work WORK --out perce/reference
 
 An interrupted run goes on from its checkpoint in WORK. With `--tokens` below what the
-checkpoint was meant for, the learning rate falls to zero sooner.
+checkpoint was meant for, the learning rate falls to zero sooner. A finished model is trained
+further with `--from`, on a mix of its own.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from scripts.persona.mix import Mix
+from scripts.persona.mix import FURTHER, STAGES, Mix
 from scripts.reference.batches import Encoder
 from scripts.reference.curve import plot_loss
 from scripts.reference.evaluation import ask, probes, read
@@ -35,9 +36,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     mix = Mix(args.data, args.seed)
-    encoder = Encoder(_tokenizer(mix, args.work))
-    run = Run(tokens=args.tokens, seed=args.seed, minutes=args.minutes, compiled=args.compile)
-    model = new_model(VOCABULARY, args.seed)
+    encoder = Encoder(load_tokenizer(args.start) if args.start else _tokenizer(mix, args.work))
+    run = Run(
+        tokens=args.tokens,
+        stages=FURTHER if args.start else STAGES,
+        learning_rate=args.rate,
+        weight_decay=args.weight_decay,
+        seed=args.seed,
+        minutes=args.minutes,
+        compiled=args.compile,
+    )
+    model = _trained_model(args.start) if args.start else new_model(VOCABULARY, args.seed)
     trainer = Trainer(model, encoder, mix, run, args.work, args.device)
     trainer.resume()
     people = probes(args.people)
@@ -66,6 +75,12 @@ def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out:
     tokenizer.save_pretrained(out)
 
 
+def _trained_model(folder: Path) -> Qwen3ForCausalLM:
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(model, Qwen3ForCausalLM)
+    return model
+
+
 def _tokenizer(mix: Mix, work: Path) -> PreTrainedTokenizerFast:
     folder = work / "tokenizer"
     if not folder.exists():
@@ -90,7 +105,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder goes")
+    parser.add_argument("--from", dest="start", type=Path, help="a model folder to train further")
     parser.add_argument("--tokens", type=int, default=42_000_000)
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--minutes", type=float, default=0.0, help="end sooner, after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +83,24 @@ STAGES = (
     ),
 )
 """First English and how to find a word again, then persons, then everything, longer."""
+
+_FURTHER = Stage(
+    until=0.6,
+    language=0.03,
+    recall=0.02,
+    questions=0.22,
+    plain=0.30,
+    introductions=0.03,
+    topics=0.22,
+    written=0.08,
+    writing=0.05,
+    persona_chat=0.03,
+    topical=0.02,
+    facts=(1, 6),
+    turns=6,
+)
+FURTHER = (_FURTHER, replace(_FURTHER, until=1.0, facts=(1, 8), turns=8, passage=7000))
+"""For a trained model: more plain facts, and less PersonaChat, which is soon known by heart."""
 
 
 class Mix:

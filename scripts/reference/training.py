@@ -31,7 +31,9 @@ class Run:
         batch_tokens: Padded tokens of a forward pass, several of which make a step: on CPU its
             activations should fit the cache.
         widths: Widths of packed rows, in tokens; the last one is the longest example's.
+        stages: What it is trained on, one after the other.
         learning_rate: Peak learning rate, of both optimizers.
+        weight_decay: Decoupled, of both.
         warmup_steps: Steps of linear warm-up.
         decay_share: Share of the tokens, at the end, over which the rate falls to zero.
         seed: Seeds weights and data.
@@ -44,7 +46,9 @@ class Run:
     step_tokens: int = 12288
     batch_tokens: int = 2048
     widths: tuple[int, ...] = (256, 320, 384, 512, 2048)
+    stages: tuple[Stage, ...] = STAGES
     learning_rate: float = 3e-3
+    weight_decay: float = 0.0
     warmup_steps: int = 60
     decay_share: float = 0.6
     seed: int = 0
@@ -125,9 +129,14 @@ class Trainer:
         rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
         self.optimizers: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.Muon(
-                matrices, lr=run.learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+                matrices,
+                lr=run.learning_rate,
+                weight_decay=run.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
             ),
-            torch.optim.AdamW(rest, lr=run.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(
+                rest, lr=run.learning_rate, betas=(0.9, 0.98), weight_decay=run.weight_decay
+            ),
         )
         # Compiled once for each width of rows; the head stays out, for the number of tokens
         # that count is different in every batch.
@@ -140,8 +149,8 @@ class Trainer:
         log = self.folder / "loss.jsonl"
         self._done_before = self._tokens_done()
         self._started = time.monotonic()
-        for stage, end in zip(STAGES, (s.until for s in STAGES), strict=True):
-            if self._done() >= end:
+        for stage in self.run.stages:
+            if self._done() >= stage.until:
                 continue
             for step in self._steps(stage):
                 started = time.monotonic()
@@ -152,7 +161,7 @@ class Trainer:
                 if self.progress.step % every_steps == 0:
                     self.save()
                     report(self.progress)
-                if self._done() >= end:
+                if self._done() >= stage.until:
                     break
         self.save()
         report(self.progress)
