@@ -1,15 +1,14 @@
 """The main job and its report against a scripted gateway, over real HTTP."""
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import LocalServer, Request, Response
 from rich.console import Console
 
 from scripts.attune.up.demo import load_personas, read_personas
@@ -42,7 +41,7 @@ def scored(text: str, personal: set[str], contrast: str, shift: float = 0.0) -> 
 
 
 @dataclass
-class Script:
+class Script(LocalServer):
     """What the gateway answers, and what it was asked."""
 
     refresh: dict[str, Any] = field(
@@ -63,6 +62,11 @@ class Script:
     facts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     bad_line: bool = False
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    def respond(self, request: Request) -> Response:
+        is_json = request.headers.get("Content-Type") == "application/json"
+        body = request.json() if is_json else request.body
+        return Response(json.dumps(self.answer(request.method, request.path, body)).encode())
 
     def answer(self, method: str, path: str, body: Any) -> dict[str, Any]:  # noqa: ANN401
         self.requests.append((method, path, body))
@@ -136,38 +140,15 @@ PROGRESS = {"step": 3, "steps": 30}
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
+def script() -> Iterator[Script]:
+    with Script() as served:
+        yield served
 
 
 @pytest.fixture
 def gateway(script: Script) -> Iterator[Gateway]:
-    class Handler(BaseHTTPRequestHandler):
-        def _handle(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            is_json = self.headers.get("Content-Type") == "application/json"
-            body = json.loads(raw) if is_json else raw
-            answer = json.dumps(script.answer(self.command, self.path, body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        do_GET = do_POST = _handle
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        with Gateway(f"http://127.0.0.1:{server.server_port}", "attune-key") as client:
-            yield client
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with Gateway(script.url, "attune-key") as client:
+        yield client
 
 
 def job_of(gateway: Gateway) -> MainJob:
