@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 
 from server.store.database import Database
 from server.store.tables.people import AuditEntry, User
+from server.store.tables.refreshes import Plan, PlanEntry
 from server.store.users import erase_user
 
 
@@ -40,7 +41,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     with opened.write() as session:
         for user in session.scalars(select(User)).all():
             erase_user(session, user)
-        session.execute(delete(AuditEntry))
+        for table in (PlanEntry, Plan, AuditEntry):
+            session.execute(delete(table))
     opened.close()
 
 

@@ -1,30 +1,19 @@
-"""Who is due, the counters behind it, and the written plans, on SQLite and PostgreSQL."""
+"""Who is due: the rule, and the query that finds them on SQLite and PostgreSQL."""
 
-import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, func, insert, inspect, select, text, update
+from sqlalchemy import delete, event, insert, inspect
 
-from server import fleets, plans, refreshes
 from server.due import DueRule, due_users, next_due_at
 from server.errors import BadRequestError
-from server.plan import Capacity
-from server.store import counters, memory
-from server.store.database import MIGRATIONS, Database
-from server.store.memory import NewText
-from server.store.tables.adapters import Adapter
-from server.store.tables.base import now
-from server.store.tables.people import User, UserText
-from server.store.tables.refreshes import Plan, PlanEntry, Refresh
-from server.store.users import add_user, erase_user
+from server.store.database import Database
+from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 AT = datetime.fromisoformat("2026-11-21T03:00:00+00:00")
 
@@ -51,7 +40,7 @@ def database(opened: Database) -> Database:
 
 def _empty(database: Database) -> None:
     with database.write() as session:
-        for table in (PlanEntry, Refresh, Plan, UserText, Adapter, User):
+        for table in (Refresh, User):
             session.execute(delete(table))
 
 
@@ -168,240 +157,3 @@ def test_the_question_is_one_query_that_the_index_answers(database: Database) ->
                 f"EXPLAIN QUERY PLAN {query}", tuple(str(value) for value in arguments)
             )
             assert "ix_users_due" in str(steps.all())
-
-
-def test_counters_follow_whatever_happens_to_texts(database: Database) -> None:
-    """Random lives of users; a list in Python remembers what the rows should say."""
-    chance = random.Random(7)
-    with database.write() as session:
-        user = add_user(session, "mina")[0]
-    texts: dict[str, bool] = {}
-    for turn in range(60):
-        act = chance.choice(("add", "add", "add", "again", "forget", "refresh", "fail"))
-        if act == "add":
-            fresh = [f"text {turn}.{i}" for i in range(chance.randrange(1, 4))]
-            with database.write() as session:
-                memory.add_texts(session, user, [NewText("q", one, 0.0) for one in fresh])
-                memory.add_texts(
-                    session, user, [NewText("q", f"liked {turn}", 0.0, interaction_id=None)]
-                )
-            texts |= dict.fromkeys([*fresh, f"liked {turn}"], True)
-        elif act == "again" and texts:
-            with database.write() as session:
-                memory.add_texts(session, user, [NewText("q", one, 0.0) for one in texts])
-        elif act == "forget" and texts:
-            gone = chance.choice(sorted(texts))
-            with database.write() as session:
-                session.execute(delete(UserText).where(UserText.text == gone))
-                counters.recount(session, user.id)
-            del texts[gone]
-        elif act in ("refresh", "fail"):
-            _refresh(database, user, turn, act == "refresh")
-            if act == "refresh":
-                texts = dict.fromkeys(texts, False)
-        with database.read() as session:
-            row = session.get_one(User, user.id)
-            assert row.text_count == len(texts), (turn, act)
-            assert row.new_texts == sum(texts.values()), (turn, act)
-
-
-def _refresh(database: Database, user: User, version: int, succeeds: bool) -> None:
-    """Leave the rows of a refresh that was rejected, or that failed before its version."""
-    with database.write() as session:
-        session.add(Refresh(id=f"r{version}", user_id=user.id, method="perce", status="running"))
-        session.flush()
-        refreshes.advance(session, f"r{version}", started_at=now())
-    with database.write() as session:
-        if succeeds:
-            adapter = Adapter(
-                user_id=user.id,
-                version=version + 1,
-                state="rejected",
-                folder="",
-                base_model="",
-                method="perce",
-                checksums={},
-                metrics={},
-            )
-            session.add(adapter)
-            session.flush()
-            refreshes.advance(session, f"r{version}", adapter_id=adapter.id)
-        refreshes.close(session, f"r{version}", "succeeded" if succeeds else "failed")
-
-
-def add_due(database: Database, count: int) -> None:
-    """Add users who are due, the later the more urgent."""
-    row = {"consent": True, "text_count": 40, "created_at": AT - timedelta(days=9)}
-    with database.write() as session:
-        session.connection().execute(
-            insert(User),
-            [{**row, "id": i, "name": f"u{i}", "new_texts": 9 + i} for i in range(1, count + 1)],
-        )
-
-
-def waiting(database: Database) -> list[int]:
-    with database.read() as session:
-        query = select(User.id).where(User.waiting_since.is_not(None)).order_by(User.id)
-        return list(session.scalars(query))
-
-
-def test_a_plan_is_written_once_and_its_refreshes_are_opened_once(database: Database) -> None:
-    add_due(database, 7)
-    rule, capacity = DueRule(), Capacity(fleet_size=3)
-    plan_id = plans.make_plan(database, "night-1", rule, capacity, AT)
-    assert plans.make_plan(database, "night-1", rule, capacity, AT) == plan_id
-    with database.read() as session:
-        rows = plans.entries(session, plan_id)
-        assert [(entry.rank, entry.fleet, name) for entry, name in rows] == [
-            (1, 1, "u7"), (2, 1, "u6"), (3, 1, "u5"), (4, 2, "u4"), (5, 2, "u3"), (6, 2, "u2"),
-            (7, 3, "u1"),
-        ]  # fmt: skip
-        assert plans.fleets(session, plan_id) == 3
-    with database.write() as session:
-        session.execute(update(User).where(User.id == 6).values(consent=False))
-    first = fleets.open_fleets(database, plan_id, 1, 2)
-    assert [(workflow, len(ids)) for workflow, ids in first] == [
-        ("night-1-fleet-1", 2),
-        ("night-1-fleet-2", 3),
-    ]
-    assert fleets.open_fleets(database, plan_id, 1, 2) == first
-    with database.read() as session:
-        assert plans.states(session, plan_id) == {"queued": 5, "skipped": 1, "planned": 1}
-        assert session.scalar(select(func.count(Refresh.id))) == 5
-        assert due_users(session, rule, AT)[0].id == 1
-
-
-def test_an_interrupted_plan_is_written_anew(database: Database) -> None:
-    add_due(database, 3)
-    with database.write() as session:
-        session.add(Plan(id=1, run="night-1", created_at=AT))
-        session.flush()
-        session.execute(
-            insert(PlanEntry).values(
-                plan_id=1, rank=1, user_id=1, fleet=1, expected_s=1.0, state="planned"
-            )
-        )
-        assert plans.latest(session) is None
-    assert plans.make_plan(database, "night-1", DueRule(), Capacity(), AT) == 1
-    with database.read() as session:
-        assert [name for _, name in plans.entries(session, 1)] == ["u3", "u2", "u1"]
-        found = plans.latest(session)
-        assert found is not None and found.summary["planned"] == 3
-
-
-def test_what_does_not_fit_is_carried_over_and_comes_first_next_night(database: Database) -> None:
-    add_due(database, 4)
-    # By the default pace 40 texts take 62 s at most.
-    capacity = Capacity(window_s=130.0)
-    plans.make_plan(database, "night-1", DueRule(), capacity, AT)
-    assert waiting(database) == [1, 2]
-    with database.write() as session:
-        # Somebody far more urgent than those who wait, and two who were refreshed.
-        session.execute(insert(User).values(id=9, name="u9", new_texts=300, text_count=300))
-        session.execute(update(User).where(User.id.in_([3, 4])).values(new_texts=0))
-    next_night = AT + timedelta(days=1)
-    second = plans.make_plan(database, "night-2", DueRule(), capacity, next_night)
-    with database.read() as session:
-        rows = plans.entries(session, second)
-        assert [(name, entry.state) for entry, name in rows] == [
-            ("u2", "planned"),
-            ("u1", "planned"),
-            ("u9", "carried over"),
-        ]
-        assert session.get_one(User, 9).waiting_since == next_night
-        assert session.get_one(User, 1).waiting_since == AT
-
-
-def test_when_the_window_ends_what_has_not_begun_is_taken_back(database: Database) -> None:
-    add_due(database, 5)
-    plan_id = plans.make_plan(
-        database, "night-1", DueRule(), Capacity(window_s=3600.0, fleet_size=2), AT
-    )
-    opened = fleets.open_fleets(database, plan_id, 1, 3)
-    begun = opened[0][1][0]
-    with database.write() as session:
-        refreshes.advance(session, begun, status="running", started_at=now())
-    assert fleets.carry_over(database, plan_id) == ["night-1-fleet-2", "night-1-fleet-3"]
-    assert fleets.carry_over(database, plan_id) == []
-    assert waiting(database) == [1, 2, 3]
-    with database.read() as session:
-        statuses = dict(
-            session.execute(select(Refresh.status, func.count()).group_by(Refresh.status)).all()
-        )
-        assert statuses == {"running": 1, "queued": 1, "cancelled": 3}
-        # They are due at once: the gap counts from refreshes that took place.
-        assert sorted(user.id for user in due_users(session, DueRule(), AT)) == [1, 2, 3]
-    with database.write() as session:
-        refreshes.close(session, begun, "succeeded")
-        erase_user(session, session.get_one(User, 1))
-    assert waiting(database) == [2, 3]
-
-
-def test_old_plans_are_forgotten(database: Database) -> None:
-    add_due(database, 2)
-    for number in range(plans.KEPT_PLANS + 2):
-        plans.make_plan(database, f"night-{number}", DueRule(), Capacity(), AT)
-    with database.read() as session:
-        assert session.scalar(select(func.count(Plan.id))) == plans.KEPT_PLANS
-        assert session.scalar(select(func.count(PlanEntry.rank))) == 2 * plans.KEPT_PLANS
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_counters_of_an_older_store_are_filled_in(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    url = f"sqlite:///{tmp_path / 'old.db'}"
-    if kind == "postgresql":
-        url = request.getfixturevalue("postgres").new_database("old")
-    database = Database(url)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in _OLD_ROWS:
-            connection.execute(text(statement))
-    database.migrate(tmp_path)
-    with database.read() as session:
-        rows = session.scalars(select(User).order_by(User.id)).all()
-        assert [(row.text_count, row.new_texts) for row in rows] == [(3, 1), (1, 1), (0, 0)]
-        ends = [row.last_refresh_at and row.last_refresh_at.hour for row in rows]
-        assert ends == [4, None, None]
-        assert [row.last_message_at and row.last_message_at.hour for row in rows] == [7, None, None]
-        for row in rows:
-            before = row.text_count, row.new_texts
-            counters.recount(session, row.id)
-            session.refresh(row)
-            assert (row.text_count, row.new_texts) == before
-    database.close()
-
-
-def _old_text(number: int, user: int, hour: int) -> str:
-    return (
-        "INSERT INTO texts (id, user_id, query, text, position, source, fingerprint, created_at) "
-        f"VALUES ({number}, {user}, 'q', 't{number}', 0, 'import', 'f{number}', "
-        f"'2026-11-01 {hour:02}:00:00')"
-    )
-
-
-_OLD_ROWS = (
-    *(
-        "INSERT INTO users (id, name, consent, memory_version, created_at) "
-        f"VALUES ({i}, 'u{i}', true, 0, '2026-11-01 00:00:00')"
-        for i in (1, 2, 3)
-    ),
-    _old_text(1, 1, 1),
-    _old_text(2, 1, 2),
-    # It came while the refresh was running: it is not among the version's data.
-    _old_text(3, 1, 4),
-    _old_text(4, 2, 1),
-    "INSERT INTO adapters (id, user_id, version, state, folder, base_model, method, checksums, "
-    "metrics, reason, trained_position, created_at) VALUES "
-    "(1, 1, 1, 'active', '', '', 'perce', '{}', '{}', '', 0, '2026-11-01 04:30:00')",
-    "INSERT INTO refreshes (id, user_id, method, status, adapter_id, report, created_at, "
-    "started_at, finished_at) VALUES ('r', 1, 'perce', 'succeeded', 1, '{}', "
-    "'2026-11-01 03:00:00', '2026-11-01 03:00:00', '2026-11-01 04:45:00')",
-    "INSERT INTO interactions (id, user_id, messages, reply, prompt_token_ids, token_ids, "
-    "logprobs, context, created_at) VALUES ('i', 1, '[]', '', '[]', '[]', '[]', '[]', "
-    "'2026-11-01 07:00:00')",
-)

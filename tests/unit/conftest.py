@@ -1,11 +1,13 @@
 """A tiny chat model, made on the spot (a byte-level BPE tokenizer and a random Qwen3); a store, a
-registry and a gateway's parts in a folder of the test's own."""
+registry and a gateway with a user in a folder of the test's own."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from scripted_engine import ScriptedEngine
 from shelf import Shelf
@@ -21,10 +23,14 @@ from transformers import (
 from perce.model import load_model
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
+from server import adapter_store, pointer, registry
+from server.app import create_app
 from server.engine import Engine
 from server.services import Services
 from server.settings import Settings
 from server.store.database import Database
+from server.store.tables.adapters import Adapter
+from server.store.users import find_user
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -125,3 +131,50 @@ def services(
     settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
     engine = Engine("http://engine", transport=scripted_engine.transport())
     return Services.build(settings, (engine,), reference_tokenizer, word_encoder)
+
+
+@pytest.fixture
+def gateway(services: Services) -> Iterator[TestClient]:
+    headers = {"Authorization": "Bearer attune-admin"}
+    with TestClient(create_app(services), headers=headers, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def mina(gateway: TestClient) -> str:
+    """A user with a fact and texts; returns her key."""
+    key: str = gateway.post("/v1/users", json={"name": "mina"}).json()["key"]
+    gateway.post("/v1/users/mina/facts", json={"text": "i have a sourdough named gerald."})
+    rows = [{"query": f"post {i}", "text": f"bread number {i}", "order": i} for i in range(8)]
+    body = "\n".join(json.dumps(row) for row in rows)
+    assert gateway.post("/v1/users/mina/history", content=body).json()["imported"] == 8
+    return key
+
+
+@pytest.fixture
+def publish(services: Services, mina: str, tmp_path: Path) -> Callable[[], Adapter]:
+    """Publishes the next version of mina's adapter."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "adapter_config.json").write_text("{}")
+
+    def published() -> Adapter:
+        with services.database.write() as session:
+            user = find_user(session, "mina")
+            base = services.damage.base.fingerprint
+            provenance = registry.Provenance(base, "perce", None, 0.0)
+            added = registry.add_candidate(
+                session, user, provenance, {}, services.settings.adapters_dir()
+            )
+            files = adapter_store.place(source, Path(added.folder))
+            registry.attach_files(session, added.id, files.checksums, files.size_bytes)
+            pointer.promote(session, added.id)
+        return added
+
+    return published
+
+
+@pytest.fixture
+def adapter(publish: Callable[[], Adapter]) -> Adapter:
+    """An active adapter version of mina's."""
+    return publish()

@@ -1,74 +1,30 @@
-import json
+"""The command `attune bench aloe`: what it asks the judge, what it counts, and what it says."""
+
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from aloe_bench import ADA, BOB, NEW_TOKENS, Bench, dialogue
 from scripted_judge import ScriptedJudge, Verdict
 from transformers import PreTrainedModel
-from typer.testing import CliRunner, Result
 
 from perce.model import load_model
 from perce.prompt import Message
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.aloe import DialogueTooLong
 from scripts.attune.bench.judge import NoVerdict
-from scripts.attune.main import app
-
-NEW_TOKENS = 6
-
-
-def dialogue(name: str, *messages: str) -> dict[str, Any]:
-    turns = [
-        {
-            "user": message,
-            "assistant": {"preferred": f"Yes, {name} {n}.", "rejected": f"No, {name} {n}."},
-            "chosen": ("preferred", "rejected")[n % 2],
-        }
-        for n, message in enumerate(messages)
-    ]
-    return {
-        "profile": f"{name} brews beer.",
-        "personality": f"{name} is witty.",
-        "conversations": turns,
-    }
-
-
-ADA = dialogue("Ada", "Hi!", "My hops died.", "What now?")
-BOB = dialogue("Bob", "Hello.", "I ran.")
 
 
 @pytest.fixture
 def judge() -> Iterator[ScriptedJudge]:
     with ScriptedJudge() as scripted:
         yield scripted
-
-
-@dataclass
-class Bench:
-    """`attune bench aloe` on a model, with a judge."""
-
-    model: Path
-    folder: Path
-    url: str
-
-    def __call__(self, dialogues: Sequence[object], *options: str) -> Result:
-        file = self.folder / "aloe.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in dialogues))
-        where = ["--judge-url", self.url, "--judge-model", "big", "--model", str(self.model)]
-        arguments = ["bench", "aloe", str(file), *where, "--new-tokens", str(NEW_TOKENS)]
-        return CliRunner().invoke(app, [*arguments, *options], env={"COLUMNS": "90"})
-
-    def json(self, dialogues: Sequence[object], *options: str) -> Any:  # noqa: ANN401 - JSON
-        ran = self(dialogues, "--json", *options)
-        assert ran.exit_code == 0, ran.output
-        return json.loads(ran.stdout)
 
 
 @pytest.fixture

@@ -3,28 +3,22 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
 from scripted_engine import ScriptedEngine
 
 from perce.context import Candidate
 from perce.contrasting import Case, contrast_replies_async
 from perce.cutting import PromptTooLong
 from perce.prompt import ContextItem, prompt_pair
-from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
-from server.app import create_app
 from server.engine import Engine, ServedModel
 from server.errors import EngineRefusedError
 from server.explain import Explainer
 from server.personas import Persona
 from server.scorer import EngineScorer
-from server.services import Services
-from server.settings import Settings
 from server.store.tables.people import User
 
 ASKED = [{"role": "user", "content": "how is the bread?"}]
@@ -129,30 +123,15 @@ def test_a_conversation_that_does_not_fit_alone_is_refused(
     assert scripted_engine.bodies("/v1/completions") == []
 
 
-@pytest.fixture
-def gateway(
-    tmp_path: Path,
-    scripted_engine: ScriptedEngine,
-    reference_tokenizer: ChatTokenizer,
-    word_encoder: Encoder,
-) -> TestClient:
-    settings = Settings(home=tmp_path, admin_key=SecretStr("attune-admin"))
-    engine = Engine("http://engine", transport=scripted_engine.transport())
-    services = Services.build(settings, (engine,), reference_tokenizer, word_encoder)
-    headers = {"Authorization": "Bearer attune-admin"}
-    return TestClient(create_app(services), headers=headers, raise_server_exceptions=False)
-
-
 def test_the_api_says_what_was_cut(gateway: TestClient, reference_tokenizer: ChatTokenizer) -> None:
     word = reference_tokenizer.reply_ids(" bread")
     body = {"user": "mina", "query": "how is it?"}
-    with gateway:
-        gateway.post("/v1/users", json={"name": "mina"})
-        for fact in ("i have a sourdough named gerald.", "i ride a bike."):
-            gateway.post("/v1/users/mina/facts", json={"text": fact})
-        short = gateway.post("/v1/pir", json={**body, "token_ids": word}).json()
-        long = gateway.post("/v1/pir", json={**body, "token_ids": (word * 2000)[:2015]}).json()
-        refused = gateway.post("/v1/pir", json={**body, "token_ids": (word * 3000)[:2100]})
+    gateway.post("/v1/users", json={"name": "mina"})
+    for fact in ("i have a sourdough named gerald.", "i ride a bike."):
+        gateway.post("/v1/users/mina/facts", json={"text": fact})
+    short = gateway.post("/v1/pir", json={**body, "token_ids": word}).json()
+    long = gateway.post("/v1/pir", json={**body, "token_ids": (word * 2000)[:2015]}).json()
+    refused = gateway.post("/v1/pir", json={**body, "token_ids": (word * 3000)[:2100]})
     assert short["cut"] == {"items": 0, "tokens": 0}
     assert len(short["context"]) == 2
     assert long["cut"]["items"] == 2 - len(long["context"]) > 0

@@ -228,7 +228,7 @@ def test_a_refresh_is_looked_at_until_its_verdict(gateway: Gateway, fake: Script
     tab = AdaptersTab(gateway)
     pages = [tab.refresh("maeve", "perce")]
     while pages[-1][4]["active"]:
-        fake.advance("maeve")
+        fake.refreshes.advance("maeve")
         pages.append(tab.show("maeve"))
     cards = [page[1] for page in pages]
     assert "Waiting for the worker" in cards[0]
@@ -264,7 +264,7 @@ def test_a_version_picked_for_rollback_stays_picked_while_a_refresh_runs(gateway
 def test_a_rollback_changes_the_active_version(gateway: Gateway, fake: ScriptedGateway) -> None:
     tab = AdaptersTab(gateway)
     tab.refresh("maeve", "perce")
-    fake.finish("maeve")
+    fake.refreshes.finish("maeve")
     assert rollback_choices(gateway.adapters("maeve")) == [
         ("v1 (retired)", "v1"),
         ("None: base model", "none"),
