@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.cards import refresh_card, versions_table
+from ui.adapter_cards import refresh_card, versions_table
 from ui.chat_tab import adapter_choices
 from ui.gateway import Gateway
 from ui.notices import notices

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from ui.cards import context_card
 from ui.conversation import Conversation, render
 from ui.gateway import ChatRequest, Gateway
+from ui.memory_cards import context_card
 from ui.notices import notices, warn
 from ui.records import Contrast, Personalization, Reply, Versions
 from ui.settings import UiSettings
@@ -178,7 +178,8 @@ class ChatTab:
 
 def adapter_choices(versions: Versions) -> list[tuple[str, str]]:
     """Choices for the adapter: the active one, the base model, and every published version."""
-    active = f"Active ({versions.active})" if versions.active else "Active (none yet)"
+    answers = versions.active or versions.answers
+    active = f"Active ({answers})" if answers else "Active (none yet)"
     published = [
         (f"{version.version} ({version.state})", version.version)
         for version in reversed(versions.data)

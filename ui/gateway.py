@@ -9,20 +9,19 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from ui.answer import Record, parsed, records_of
+from ui.completion import Completion
 from ui.records import (
-    Completion,
     ContextItem,
     Contrast,
     Delta,
     Fact,
     Import,
     Method,
-    Page,
     Personalization,
     Ready,
-    Record,
     Refresh,
     Reply,
     Round,
@@ -115,9 +114,14 @@ class Gateway:
         """One user."""
         return self._one(User, "GET", _of(name))
 
-    def add_user(self, name: str, *, consent: bool = True) -> User:
+    def add_user(self, name: str, *, consent: bool = True, shares: bool = False) -> User:
         """Add a user; the answer alone carries the key."""
-        return self._one(User, "POST", "/v1/users", json={"name": name, "consent": consent})
+        body = {"name": name, "consent": consent, "shares": shares}
+        return self._one(User, "POST", "/v1/users", json=body)
+
+    def change_user(self, name: str, **allowed: bool) -> User:
+        """Change what a user allows: `consent`, `shares`. What is taken back is undone."""
+        return self._one(User, "PATCH", _of(name), json=allowed)
 
     def erase_user(self, name: str) -> dict[str, Any]:
         """Erase a user with everything derived from them; answers what was erased."""
@@ -254,7 +258,7 @@ class Gateway:
         pieces: list[str] = []
         last: Completion | None = None
         for event in self._http.events("/v1/chat/completions", body):
-            chunk = _parsed(Completion, event)
+            chunk = parsed(Completion, event)
             for choice in chunk.choices[:1]:
                 if choice.delta.content:
                     pieces.append(choice.delta.content)
@@ -266,18 +270,14 @@ class Gateway:
         yield _reply(last, pieces)
 
     def _one(self, kind: type[R], method: str, path: str, **content: Any) -> R:  # noqa: ANN401
-        return _parsed(kind, self._http.json(method, path, **content))
+        return parsed(kind, self._http.json(method, path, **content))
 
     def _list(self, kind: type[R], path: str, **content: Any) -> list[R]:  # noqa: ANN401
-        return _records(kind, self._http.json("GET", path, **content))
+        return records_of(kind, self._http.json("GET", path, **content))
 
 
 def _of(user: str, *parts: str) -> str:
     return "/".join(["/v1/users", *(quote(part, safe="") for part in (user, *parts))])
-
-
-def _records(kind: type[R], answer: dict[str, Any]) -> list[R]:
-    return [_parsed(kind, item) for item in _parsed(Page, answer).data]
 
 
 def _reply(completion: Completion, pieces: Sequence[str]) -> Reply:
@@ -288,13 +288,3 @@ def _reply(completion: Completion, pieces: Sequence[str]) -> Reply:
 
 def _cut_off() -> GatewayError:
     return GatewayError("The reply was cut off before its end. Send the message again.")
-
-
-def _parsed(kind: type[R], answer: object) -> R:
-    try:
-        return kind.model_validate(answer)
-    except ValidationError as error:
-        raise GatewayError(
-            f"The gateway's answer is not a {kind.__name__} as this client knows it "
-            f"({error.error_count()} fields differ). Run client and gateway in the same version."
-        ) from error

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from ui.cards import context_card, fact_row, import_card
 from ui.gateway import Gateway
+from ui.memory_cards import context_card, fact_row, import_card
 from ui.moment import when
 from ui.notices import notices, warn
 from ui.records import Fact

@@ -1,12 +1,15 @@
 """What the gateway answers, as typed records.
 
-Fields that a newer gateway adds are kept (`extra="allow"`), so that a record printed as
-JSON holds everything that was sent. Requests are built in `ui.gateway`.
+What a refresh tells of its training is in `ui.training`, a chat completion in OpenAI's shape
+in `ui.completion`. Requests are built in `ui.gateway`.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
+
+from ui.answer import Record
+from ui.training import Examples, Progress, Report, Training
 
 Contrast = Literal["persona", "adapter", "both"]
 Method = Literal["perce", "ce"]
@@ -15,22 +18,10 @@ Stage = Literal["dataset", "train", "gate", "publish", "warm", "activate", "drai
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class Record(BaseModel):
-    """One object of an answer."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
 class Ready(Record):
     """The gateway's word that its engine is ready."""
 
     model: str
-
-
-class Page(Record):
-    """A list in OpenAI's shape."""
-
-    data: tuple[dict[str, Any], ...]
 
 
 class User(Record):
@@ -39,6 +30,7 @@ class User(Record):
     name: str
     created_at: str
     consent: bool
+    shares: bool = False
     facts: int
     texts: int
     adapter: str | None = None
@@ -130,27 +122,6 @@ class Personalization(Record):
     cut: Cut | None = None
 
 
-class Content(Record):
-    """The text of a message, whole or the piece that a chunk adds."""
-
-    content: str | None = None
-
-
-class Choice(Record):
-    """One of a completion's answers; `message` in whole ones, `delta` in chunks."""
-
-    message: Content = Content()
-    delta: Content = Content()
-
-
-class Completion(Record):
-    """A chat completion, or a chunk of a streamed one, as the gateway sends it."""
-
-    id: str
-    choices: tuple[Choice, ...]
-    personalization: Personalization | None = None
-
-
 class Reply(Record):
     """A finished reply to a chat."""
 
@@ -170,7 +141,7 @@ class Version(Record):
 
     version: str
     name: str
-    state: Literal["candidate", "active", "retired", "erased", "rejected"]
+    state: Literal["candidate", "active", "retired", "erased", "rejected", "withdrawn"]
     parent: str | None = None
     method: str | None = None
     created_at: str
@@ -182,6 +153,8 @@ class Versions(Record):
     """All adapter versions of a user."""
 
     active: str | None = None
+    answers: str | None = None
+    """The version that answers: the active one, or the population's for want of one."""
     data: tuple[Version, ...] = ()
 
 
@@ -207,48 +180,12 @@ class Verification(Record):
     """Where the next page starts; None at the end."""
 
 
-class Progress(Record):
-    """How many of its steps a stage has done, how fast, and how long the rest takes."""
-
-    step: int
-    steps: int
-    tokens_per_s: float | None = None
-    seconds_left: float | None = None
-
-
-class Examples(Record):
-    """What a refresh learnt from: numbers of texts, and why others were left out."""
-
-    train: int
-    held_out: int
-    replayed: int = 0
-    left_out: dict[str, int] = {}
-    left_out_in_words: str = ""
-
-
-class Training(Record):
-    """How a training run went; losses in nats per token."""
-
-    steps: int
-    tokens: int
-    seconds: float
-    first_loss: float
-    last_loss: float
-
-
 class Losses(Record):
     """Mean negative log-likelihood per held-out token (nats) of each contender."""
 
     base: float | None = None
     incumbent: float | None = None
     candidate: float | None = None
-
-
-class Report(Record):
-    """What a refresh measured, as far as it got."""
-
-    examples: Examples | None = None
-    training: Training | None = None
 
 
 class Refresh(Record):
@@ -299,7 +236,7 @@ class Plan(Record):
     fleets: int
     expected_s: float
     measured_on: int = 0
-    states: dict[str, int] = {}
+    states: dict[str, int] = Field(default_factory=dict)
 
 
 class PlanEntry(Record):

@@ -2,10 +2,10 @@
 
 import gradio as gr
 
-from ui.cards import schedule_card, started_card
 from ui.gateway import Gateway
 from ui.notices import notices
 from ui.records import Schedule
+from ui.schedule_cards import schedule_card, started_card
 
 UNKNOWN = '<div class="card nothing">The schedule cannot be read now.</div>'
 
