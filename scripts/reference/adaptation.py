@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from adapt.dataset import ContextBudget
+from adapt.dataset import ContextBudget, Recipe
 from perce.datasets.writers import Writer, Written, read_users, split_by_order
 from perce.evaluate import held_out_losses, mean_loss, mean_personal_loss, personal_mask
 from perce.hyperparameters import Hyperparameters
@@ -65,7 +65,7 @@ def real_writers(file: Path, count: int) -> list[Writer]:
 
 def gain(base: Base, writer: Writer, hyper: Hyperparameters) -> Gain:
     """Train a fresh adapter on a writer's older texts and measure it on the newest fifth."""
-    subject = prepare(writer, base, _BUDGET, hyper.max_length)
+    subject = prepare(writer, base, Recipe(_BUDGET, hyper.max_length))
     masks = personal_mask(base.model, subject.test)
     before = held_out_losses(base.model, subject.test)
     with adapted(base, subject.train, hyper) as trained:

@@ -9,18 +9,14 @@ import torch
 from scripted_engine import WordEncoder
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
+from users_bench import DOG, SEA, SETTINGS, WRITERS, quiet, writer
 
 from adapt.dataset import ContextBudget
 from perce.datasets.records import UnreadableDataset
-from perce.datasets.writers import Writer, Written
-from perce.hyperparameters import BadHyperparameter, Hyperparameters
+from perce.hyperparameters import BadHyperparameter
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.base import Base
-from scripts.attune.bench.kept import Kept
 from scripts.attune.bench.users.comparison import NoTrainingUsers, compare, groups
-from scripts.attune.bench.users.measure import adapted, loaded, loss_on_tests
-from scripts.attune.bench.users.population import Populations
-from scripts.attune.bench.users.rates import Rates
 from scripts.attune.bench.users.report import as_json, as_table
 from scripts.attune.bench.users.settings import (
     BadChoice,
@@ -33,13 +29,6 @@ from scripts.attune.bench.users.subject import TooFewTexts, prepare, read_writer
 from scripts.attune.main import app
 
 MEASURES = {"loss", "personal_loss", "rouge1", "rougeL", "meteor", "seconds_per_user"}
-SEA = ["the sea is soft", "waves at Malibu", "I paddle out", "salt and sun", "the cafe", "I surf"]
-DOG = ["my dog hates thunder", "so do I", "we hide", "the dog barks", "a walk", "good dog"]
-
-
-def writer(name: str, texts: list[str]) -> Writer:
-    written = [Written(f"What about {n}?", text) for n, text in enumerate(texts)]
-    return Writer(name, tuple(written[:-1]), (written[-1],))
 
 
 @pytest.fixture
@@ -60,23 +49,7 @@ def base(tiny_model: PreTrainedModel, chat_tokenizer: ChatTokenizer) -> Base:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(
-        methods=("base", "rag", "ce", "perce", "population", "population_perce"),
-        users=1,
-        training_users=2,
-        population_users=2,
-        rates=(1e-3,),
-        new_tokens=6,
-        budget=ContextBudget(tokens=64, texts=2),
-        hyper=Hyperparameters(rank=4, epochs=1, max_length=400),
-    )
-
-
-def quiet(_: str) -> None:
-    """Say nothing of the progress."""
-
-
-WRITERS = [writer("sea", SEA), writer("dog", DOG), writer("both", SEA + DOG)]
+    return SETTINGS
 
 
 def bench(file: Path, *options: str) -> Any:  # noqa: ANN401 - JSON
@@ -109,7 +82,7 @@ def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -
 def test_losses_are_those_of_transformers_logits(
     base: Base, settings: Settings, tmp_path: Path
 ) -> None:
-    subject = prepare(WRITERS[0], base, settings.budget, settings.hyper.max_length)
+    subject = prepare(WRITERS[0], base, settings.recipe)
     untrained = replace(settings, methods=("base", "rag"))
     figures = compare(WRITERS, base, untrained, tmp_path, quiet).figures
 
@@ -131,7 +104,7 @@ def test_losses_are_those_of_transformers_logits(
 
 
 def test_each_context_holds_only_older_texts(base: Base, settings: Settings) -> None:
-    subject = prepare(WRITERS[0], base, settings.budget, settings.hyper.max_length)
+    subject = prepare(WRITERS[0], base, settings.recipe)
     examples = (*subject.train, *subject.test)
     for number, example in enumerate(examples):
         prompt = base.tokenizer.decode(example.prompt_ids)
@@ -142,6 +115,16 @@ def test_each_context_holds_only_older_texts(base: Base, settings: Settings) -> 
     assert not any(
         text in base.tokenizer.decode(subject.without_context().test[0].prompt_ids) for text in SEA
     )
+
+
+def test_texts_share_a_context_in_training_only(base: Base, settings: Settings) -> None:
+    shared = replace(settings, hyper=replace(settings.hyper, group_size=4))
+    long = writer("both", SEA + DOG + SEA[::-1] + DOG[::-1])
+    together, alone = (prepare(long, base, one.recipe) for one in (shared, settings))
+    assert together.test == alone.test
+    assert together.references == alone.references
+    assert [one.reply_ids for one in together.train] == [one.reply_ids for one in alone.train]
+    assert together.train != alone.train
 
 
 def test_evaluated_users_never_train_for_others() -> None:
@@ -157,28 +140,6 @@ def test_evaluated_users_never_train_for_others() -> None:
     ]
 
 
-def test_only_training_users_decide_rates_and_the_population_adapter(
-    base: Base, settings: Settings, tmp_path: Path
-) -> None:
-    # Without context, an evaluated user's past can only come in through training.
-    blind = replace(settings, budget=ContextBudget(0, 0), rates=(1e-3, 1e-2))
-    other_past = replace(WRITERS[0], train=writer("sea", [*DOG, *DOG]).train)
-    other_training = replace(WRITERS[1], train=writer("dog", [*SEA, *SEA]).train)
-
-    def compared(*writers: Writer) -> tuple[dict[Method, float], object]:
-        found = compare(writers, base, blind, tmp_path, quiet)
-        return {m: own["sea"].loss for m, own in found.figures.items()}, found.trials
-
-    losses, trials = compared(*WRITERS[:2])
-    evaluated_changed, same_trials = compared(other_past, WRITERS[1])
-    assert same_trials == trials
-    changed = {m for m in losses if losses[m] != evaluated_changed[m]}
-    assert changed == {"ce", "perce", "population_perce"}
-    training_changed, other_trials = compared(WRITERS[0], other_training)
-    assert other_trials != trials
-    assert losses["population"] != training_changed["population"]
-
-
 def test_adapters_change_the_figures_and_leave_the_base_model_alone(
     base: Base, settings: Settings, tmp_path: Path
 ) -> None:
@@ -189,46 +150,6 @@ def test_adapters_change_the_figures_and_leave_the_base_model_alone(
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], w) for name, w in before.items())
-
-
-def test_the_rate_of_the_lowest_loss_is_taken_and_divergence_passed_over(
-    base: Base, settings: Settings, tmp_path: Path
-) -> None:
-    training = [
-        prepare(one, base, settings.budget, settings.hyper.max_length) for one in WRITERS[1:]
-    ]
-    populations = Populations(base, Kept(tmp_path / "populations"), tmp_path)
-    wide = replace(settings, rates=(1e-9, 1e-2, 1e30))
-    rates = Rates(base, wide, training, populations, Kept(tmp_path / "rates"))
-    for method in settings.trained:
-        best, trials = rates.choose(method)
-        losses = {trial.rate: trial.loss for trial in trials}
-        assert set(losses) == set(wide.rates)
-        assert losses[1e30] is None
-        assert best == min((1e-9, 1e-2), key=lambda rate: losses[rate] or np.inf)
-    with pytest.raises(BadChoice, match="--rates"):
-        replace(rates, settings=replace(settings, rates=(1e30, 1e31))).choose("ce")
-
-
-def test_an_adapter_that_goes_on_from_the_population_starts_at_its_weights(
-    base: Base, settings: Settings, tmp_path: Path
-) -> None:
-    # At a rate of next to nothing, a user's own training leaves the population adapter as it is.
-    near = replace(settings, rates=(1e-12,))
-    figures = compare(WRITERS, base, near, tmp_path, quiet).figures
-    start = compare(WRITERS, base, replace(near, methods=("rag",)), tmp_path, quiet).figures
-    assert figures["population"]["sea"].loss == pytest.approx(start["rag"]["sea"].loss, rel=1e-6)
-    learnt = replace(settings, rates=(1e-2,))
-    [shown] = [prepare(WRITERS[1], base, learnt.budget, learnt.hyper.max_length)]
-    populations = Populations(base, Kept(tmp_path / "populations"), tmp_path)
-    shared = populations.of([shown], learnt.hyper_for("population", 1e-2))
-    with loaded(base, shared.folder) as model:
-        expected = loss_on_tests(model, shown)
-    still = learnt.hyper_for("population_perce", 1e-12)
-    with adapted(base, shown.train, still, shared.folder) as own:
-        assert loss_on_tests(own.model, shown) == pytest.approx(expected, rel=1e-6)
-    with adapted(base, shown.train, still) as fresh:
-        assert loss_on_tests(fresh.model, shown) != pytest.approx(expected, rel=1e-3)
 
 
 def test_a_comparison_goes_on_from_what_was_kept(
@@ -257,7 +178,7 @@ def test_other_users_are_asked_for_only_where_needed(
 def test_a_user_whose_texts_do_not_fit_is_named(base: Base, settings: Settings) -> None:
     short = replace(settings, hyper=replace(settings.hyper, max_length=8))
     with pytest.raises(TooFewTexts, match=r"sea .*--max-length"):
-        prepare(WRITERS[0], base, short.budget, short.hyper.max_length)
+        prepare(WRITERS[0], base, short.recipe)
 
 
 def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
@@ -265,7 +186,7 @@ def test_a_text_that_does_not_fit_is_left_out_of_its_own_part(
 ) -> None:
     short = replace(settings, hyper=replace(settings.hyper, max_length=60))
     long = writer("a", [*SEA[:2], "word " * 80, *SEA[3:]])
-    subject = prepare(long, base, short.budget, short.hyper.max_length)
+    subject = prepare(long, base, short.recipe)
     assert (len(subject.train), len(subject.test)) == (4, 1)
     assert base.tokenizer.decode(subject.test[0].reply_ids).strip() == SEA[-1]
 

@@ -93,6 +93,8 @@ def users(
     context_tokens: ContextTokens = 384,
     context_texts: ContextTexts = 3,
     epochs: Epochs = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Examples of an optimizer step.")] = 4,
+    group_size: Annotated[int, typer.Option(min=1, help="Texts that share a context.")] = 1,
     max_length: MaxLength = 2048,
     work: Work = None,
     as_json: AsJson = False,
@@ -120,7 +122,9 @@ def users(
         rates=rates_of(rates, rate_for_width(base.model.config.get_text_config().hidden_size)),
         new_tokens=new_tokens,
         budget=ContextBudget(context_tokens, context_texts),
-        hyper=Hyperparameters(epochs=epochs, max_length=max_length),
+        hyper=Hyperparameters(
+            epochs=epochs, batch_size=batch, group_size=group_size, max_length=max_length
+        ),
     )
     with workplace(work) as place:
         compared = compare(writers, base, settings, place, Console(stderr=True).print)

@@ -130,7 +130,7 @@ class _Run:
         """Measure every user of the group; a method that trains does so at `rate`."""
 
         def figures(subject: Subject) -> UserFigures:
-            key = ["figures", method, rate, subject.name]
+            key = ["figures", method, *self._rates(method, rate), subject.name]
             return UserFigures(
                 **self.kept.recall(key, lambda: asdict(self._measure(method, rate, subject)))
             )
@@ -148,13 +148,20 @@ class _Run:
                 with loaded(self.base, shared.folder) as model:
                     return self._figures(model, subject, self._share(shared))
             case "population_perce":
-                population_rate, _ = self.rates.choose("population")
-                shared = self._population(population_rate)
+                shared = self._population(self._population_rate)
                 with adapted(self.base, subject.train, hyper, shared.folder) as own:
                     return self._figures(own.model, subject, own.seconds + self._share(shared))
             case _:
                 with adapted(self.base, subject.train, hyper) as own:
                     return self._figures(own.model, subject, own.seconds)
+
+    def _rates(self, method: Method, rate: float | None) -> list[float | None]:
+        """All learning rates that a method's figures come from."""
+        return [rate, self._population_rate] if method == "population_perce" else [rate]
+
+    @property
+    def _population_rate(self) -> float:
+        return self.rates.choose("population")[0]
 
     def _population(self, rate: float) -> Population:
         return self._populations.of(self.population, self.settings.hyper_for("population", rate))
@@ -174,9 +181,7 @@ class _Run:
 
 
 def _prepared(group: Group, base: Base, settings: Settings, kept: Kept, work: Path) -> _Run:
-    ready = cache(
-        partial(prepare, base=base, budget=settings.budget, longest=settings.hyper.max_length)
-    )
+    ready = cache(partial(prepare, base=base, recipe=settings.recipe))
     sharing = any(method in SHARING for method in settings.methods)
     choosing = bool(settings.trained) and len(settings.rates) > 1
     if (sharing or choosing) and not group.others:
@@ -192,8 +197,8 @@ def _prepared(group: Group, base: Base, settings: Settings, kept: Kept, work: Pa
 
 
 def _name(writers: Sequence[Writer], base: Base, settings: Settings) -> str:
-    """Stands for all that figures depend on, so not for the choice of methods."""
+    """Stands for all that figures depend on but methods and rates, which their keys have."""
     chosen = asdict(settings)
-    del chosen["methods"]
+    del chosen["methods"], chosen["rates"]
     model = model_fingerprint(base.model.name_or_path)
     return name_of([asdict(writer) for writer in writers], model, chosen)

@@ -1,7 +1,7 @@
 """One user under one method: losses on the tests, and generated texts against the real ones."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from perce.evaluate import Mask, held_out_losses, mean_loss, mean_personal_loss
 from perce.example import Example
 from perce.generation import generate_replies
 from perce.hyperparameters import Hyperparameters
+from perce.merged_lora import merged_lora
 from perce.text_metrics import mean_scores, score_text
 from perce.train import train_adapter
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.users.subject import Subject
+
+# A step of a few replies costs hardly less than one of many.
+_TEXTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,13 @@ def measure(
         new_tokens: Most tokens of a generated text.
         seconds: What training took.
     """
-    losses = held_out_losses(model, subject.test)
-    personal = mean_personal_loss(losses, masks) if any(mask.any() for mask in masks) else None
     prompts = [example.prompt_ids for example in subject.test]
-    replies = generate_replies(model, prompts, base.tokenizer.end_id, new_tokens)
+    with merged_lora(model) if isinstance(model, PeftModel) else nullcontext():
+        losses = held_out_losses(model, subject.test)
+        replies = generate_replies(
+            model, prompts, base.tokenizer.end_id, new_tokens, batch_size=_TEXTS_AT_ONCE
+        )
+    personal = mean_personal_loss(losses, masks) if any(mask.any() for mask in masks) else None
     texts = [base.tokenizer.decode(reply.ids) for reply in replies]
     scores = mean_scores(
         [score_text(said, real) for said, real in zip(texts, subject.references, strict=True)]

@@ -1,8 +1,9 @@
 """Choosing a method's learning rate on users who are not evaluated."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
+from pathlib import Path
 from statistics import fmean
 
 from perce.hyperparameters import Hyperparameters
@@ -69,7 +70,10 @@ class Rates:
         return best.rate, trials
 
     def _trial(self, method: Method, rate: float) -> Trial:
-        key = ["rate", method, rate, [subject.name for subject in self.training]]
+        rates = [rate]
+        if method == "population_perce":
+            rates.append(self.choose("population")[0])
+        key = ["rate", method, *rates, [subject.name for subject in self.training]]
         return Trial(method, rate, self.kept.recall(key, lambda: self._loss(method, rate)))
 
     def _loss(self, method: Method, rate: float) -> float | None:
@@ -79,23 +83,32 @@ class Rates:
                 case "population":
                     return self._population_loss(hyper)
                 case "population_perce":
-                    return self._own_loss(hyper, over_population=True)
+                    return self._loss_over_population(hyper)
                 case _:
                     return self._own_loss(hyper)
         except TrainingDiverged:
             return None
 
-    def _own_loss(self, hyper: Hyperparameters, over_population: bool = False) -> float:
-        judged, start = self.training, None
-        if over_population:
-            rate, _ = self.choose("population")
-            shared = self.populations.of(self._shown, self.settings.hyper_for("population", rate))
-            judged, start = self._unseen, shared.folder
-        losses = []
-        for subject in judged:
+    def _own_loss(self, hyper: Hyperparameters) -> float:
+        return fmean(self._loss_of(subject, hyper) for subject in self.training)
+
+    def _loss_over_population(self, hyper: Hyperparameters) -> float:
+        rate, _ = self.choose("population")
+        shared = self.populations.of(self._shown, self.settings.hyper_for("population", rate))
+        return fmean(self._loss_of(subject, hyper, shared.folder) for subject in self._unseen)
+
+    def _loss_of(
+        self, subject: Subject, hyper: Hyperparameters, start: Path | None = None
+    ) -> float:
+        """A user's test loss under an own adapter; users may train for several groups."""
+
+        def loss() -> float:
             with adapted(self.base, subject.train, hyper, start) as own:
-                losses.append(loss_on_tests(own.model, subject))
-        return fmean(losses)
+                return loss_on_tests(own.model, subject)
+
+        key = ["own loss", subject.name, asdict(hyper), start and start.name]
+        kept: float = self.kept.recall(key, loss)
+        return kept
 
     def _population_loss(self, hyper: Hyperparameters) -> float:
         with loaded(self.base, self.populations.of(self._shown, hyper).folder) as model:

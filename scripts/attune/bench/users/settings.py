@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
-from adapt.dataset import ContextBudget
+from adapt.dataset import ContextBudget, Recipe
 from perce.errors import AttuneError
 from perce.hyperparameters import Hyperparameters
 
@@ -48,6 +48,11 @@ class Settings:
         """Hyperparameters of a trained method; `ce` is the same run with every weight 1."""
         hyper = replace(self.hyper, learning_rate=rate)
         return hyper.plain_ce() if method == "ce" else hyper
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a user's texts become examples."""
+        return Recipe(self.budget, self.hyper.max_length, self.hyper.group_size)
 
     @property
     def trained(self) -> tuple[Method, ...]:

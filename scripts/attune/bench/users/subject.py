@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapt.dataset import ContextBudget, build_dataset, past_texts
+from adapt.dataset import Recipe, assemble, past_texts
 from perce.datasets.longlamp import read_longlamp
 from perce.datasets.records import read_records
 from perce.datasets.writers import Writer, Written, read_users
@@ -46,7 +46,7 @@ def read_writers(file: Path, most_texts: int) -> list[Writer]:
     return (read_longlamp if "profile" in first else read_users)(file, most_texts)
 
 
-def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> Subject:
+def prepare(writer: Writer, base: Base, recipe: Recipe) -> Subject:
     """Give each text its context, and split the user's texts as the file splits them.
 
     A text that does not fit the length limit by itself is left out.
@@ -54,12 +54,12 @@ def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> 
     Args:
         writer: The user.
         base: Its tokenizer and its encoder are used.
-        budget: Size of each persona context.
-        longest: Most tokens of an example.
+        recipe: Size of each persona context, and how many texts share one in training.
 
     Raises:
         TooFewTexts: Then none is left to train on, or none to test on.
     """
+    longest = recipe.max_length
     train = [one for one in writer.train if _fits(one, base.tokenizer, longest)]
     test = [one for one in writer.test if _fits(one, base.tokenizer, longest)]
     if not train or not test:
@@ -71,7 +71,7 @@ def prepare(writer: Writer, base: Base, budget: ContextBudget, longest: int) -> 
         (number, one.query, one.text, float(number)) for number, one in enumerate((*train, *test))
     )
     past = past_texts(rows, base.encoder)
-    dataset = build_dataset(past, (), base.tokenizer, budget, longest)
+    dataset = assemble(past, (), base.tokenizer, recipe)
     examples = (*dataset.train, *dataset.held_out)
     split = len(examples) - len(test)
     references = tuple(one.text for one in test)
