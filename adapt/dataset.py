@@ -207,10 +207,20 @@ def assemble(
             max((text.id for text in ordered), default=0),
             tuple(ordered[row].id for row in held_out),
         ),
-        fingerprint=_fingerprint(train),
+        fingerprint=fingerprint(train),
         replayed=len(split.replayed),
         left_out={"too_long": too_long} if too_long else {},
     )
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 over examples in their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for one in examples:
+        for ids in (one.prompt_ids, one.prompt_ids_without, one.reply_ids):
+            digest.update(len(ids).to_bytes(4, "little"))
+            digest.update(np.asarray(ids, "<i4").tobytes())
+    return digest.hexdigest()
 
 
 class _ExampleEncoder:
@@ -274,12 +284,3 @@ class _ExampleEncoder:
         budget = self._recipe.budget
         chosen = select_context(candidates, budget.tokens, budget.texts, self._count)
         return [candidate.item for candidate in chosen]
-
-
-def _fingerprint(examples: Iterable[Example]) -> str:
-    digest = hashlib.sha256()
-    for one in examples:
-        for ids in (one.prompt_ids, one.prompt_ids_without, one.reply_ids):
-            digest.update(len(ids).to_bytes(4, "little"))
-            digest.update(np.asarray(ids, "<i4").tobytes())
-    return digest.hexdigest()

@@ -26,6 +26,10 @@ class TakenOverError(AttuneError):
     """Another worker took this refresh over, because this one was silent for too long."""
 
 
+class SharingEndedError(AttuneError):
+    """Somebody whose texts went into this left the population: refresh again, without them."""
+
+
 class CandidateRefusedError(AttuneError):
     """The candidate cannot be served whatever its losses; the message says why."""
 
@@ -56,6 +60,7 @@ OUTCOMES = (
     RefreshCancelledError,
     RefreshOverError,
     TakenOverError,
+    SharingEndedError,
     CandidateRefusedError,
     StepFailedError,
     TrainingMemoryError,

@@ -6,8 +6,10 @@ closes a message, in whichever prompt it ends up.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from adapt.curation import StoredText, curate, explain
 from adapt.dataset import Dataset, PastText, Recipe, assemble
@@ -16,7 +18,9 @@ from adapt.replay import Coverage
 from adapt.voice import ModelVoice
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
+from server.store import memory
 from server.store.memory import LoggedReply
+from server.store.tables.people import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,13 @@ class History:
     texts: Sequence[StoredText]
     facts: Sequence[str]
     replies: Sequence[LoggedReply] = ()
+
+    @classmethod
+    def of(cls, session: Session, user: User) -> Self:
+        """Read what is stored of a user; the texts last, so that a turn may be taken before."""
+        facts = [fact.text for fact in memory.facts(session, user)]
+        replies = memory.logged_replies(session, user)
+        return cls([StoredText.of(text) for text in memory.texts(session, user)], facts, replies)
 
 
 def learn_from(

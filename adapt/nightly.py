@@ -49,7 +49,13 @@ class Rounds:
             schedule.window_s, self._settings.fleet_size, self._settings.worker_count
         )
         plan_id = plans.make_plan(
-            self._database, run, schedule.rule, capacity, now(), self._settings.replay_share
+            self._database,
+            run,
+            schedule.rule,
+            capacity,
+            now(),
+            self._settings.replay_share,
+            self._settings.population_texts,
         )
         with self._database.read() as session:
             plan, count = session.get_one(Plan, plan_id), plans.fleets(session, plan_id)

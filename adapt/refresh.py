@@ -1,47 +1,79 @@
 """What goes before and behind the training: the dataset, and the gate's verdict.
 
+A person's refresh goes on from what answers that person now, be it the population's version.
+The population's own starts afresh every time, so that nothing is left in it of who has gone.
+
 Each step can run again after a crash and then ends in the same state: its inputs are on
 disk or in the store, and nobody but this refresh sees what it makes. The training between
 them is `adapt.training`, what follows `adapt.rollout`, the durable order `adapt.workflow`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapt.claims import Claims
 from adapt.curation import StoredText, explain
 from adapt.dataset import ContextBudget, Dataset, Recipe
-from adapt.errors import StepFailedError
+from adapt.errors import SharingEndedError, StepFailedError
 from adapt.gate import HeldOutLosses, Verdict
 from adapt.history import History, learn_from
+from adapt.population import learn_from_population
 from adapt.replay import Coverage
 from adapt.trainer import Trainer
 from adapt.window import EngineWindow
 from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
-from server import adapter_store, registry
+from server import adapter_store, leases, population, registry
 from server.settings import Settings
 from server.store import counters, memory
 from server.store.database import Database
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import User
+from server.store.tables.refreshes import Refresh
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a refresh learns from: the dataset's counts, and the version that it goes on from."""
+    """What a refresh learns from: the dataset's counts, and the version that it goes on from.
+
+    `members` are the ids of those whose texts a version of the population is trained on.
+    """
 
     counts: dict[str, Any]
     parent_id: int | None
+    members: tuple[int, ...] = ()
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        """Take what an older Attune recorded as well: it knew no members."""
+        for one, value in zip(fields(self), (*state, ()), strict=False):
+            object.__setattr__(self, one.name, value)
+
+    def parent(self, session: Session) -> Adapter | None:
+        """Return the version that training goes on from, or None for a fresh adapter.
+
+        Raises:
+            SharingEndedError: It was withdrawn.
+        """
+        if self.parent_id is None:
+            return None
+        adapter = session.get(Adapter, self.parent_id)
+        if adapter is None or adapter.state == "withdrawn":
+            raise SharingEndedError()
+        return adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The gate's verdict, and which version was active when it was given."""
+    """The gate's verdict, and which version answered the user when it was given.
+
+    `active_id` is the user's active version, or else the population's.
+    """
 
     verdict: Verdict
     active_id: int | None
@@ -106,11 +138,13 @@ class CandidateSteps:
         self._workplace = Workplace(settings.home, claims.worker)
 
     def dataset(self, refresh_id: str) -> Prepared:
-        """Turn the user's history into examples, on disk.
+        """Turn the user's history into examples, on disk; for the population, many users'.
 
         Raises:
             NothingToLearnError: No text is left to train on.
         """
+        if self._is_of_population(refresh_id):
+            return self._dataset_of_population(refresh_id)
         with self._database.write() as session:
             refresh, user = self._claims.enter(session, refresh_id, "dataset")
             parent = self._whole_parent(session, user)
@@ -120,19 +154,13 @@ class CandidateSteps:
             refresh.status, refresh.started_at = "running", counters.turn(session, user.id)
             texts = [StoredText.of(text) for text in memory.texts(session, user)]
         history = History(texts, facts, replies)
-        recipe = Recipe(
-            budget=ContextBudget(self._settings.context_tokens, self._settings.context_texts),
-            max_length=self._hyper.max_length,
-            group_size=self._hyper.group_size,
-            replay_share=self._settings.replay_share,
-            max_texts=self._settings.max_texts,
-            seed=self._hyper.seed,
-        )
+        # A version of the population covers nobody's texts.
         learnt = Coverage.of(parent.metrics) if parent else None
-        dataset = learn_from(history, self._encoder, self._trainer.tokenizer, recipe, learnt)
+        dataset = learn_from(
+            history, self._encoder, self._trainer.tokenizer, self._recipe(), learnt
+        )
         self._workplace.save(refresh_id, dataset)
-        counts = dataset.counts() | {"left_out_in_words": explain(dataset.left_out)}
-        return Prepared(counts, parent.id if parent else None)
+        return Prepared(_counts(dataset), parent.id if parent else None)
 
     def gate(self, refresh_id: str, candidate: Path) -> Judged:
         """Judge the candidate on the held-out texts, against what answers now."""
@@ -141,7 +169,7 @@ class CandidateSteps:
             refresh, user = self._claims.enter(session, refresh_id, "gate")
             refresh.step = refresh.steps = refresh.seconds_left = None
             incumbent = self._whole_parent(session, user)
-            active = registry.active(session, user)
+            answering = leases.choose(session, user, "active")
         dataset = self._workplace.load(refresh_id)
         losses = self._trainer.held_out_losses(
             dataset.held_out,
@@ -149,13 +177,65 @@ class CandidateSteps:
             candidate,
             dataset.train,
         )
-        return Judged(self._judge(losses), active.id if active else None)
+        if population.is_population(user):
+            # It starts afresh: what it was trained on the incumbent has learnt as well.
+            losses = replace(losses, learnt=None)
+        return Judged(self._judge(losses), answering.id if answering else None)
+
+    def _is_of_population(self, refresh_id: str) -> bool:
+        with self._database.read() as session:
+            owner = session.scalar(
+                select(User)
+                .join(Refresh, Refresh.user_id == User.id)
+                .where(Refresh.id == refresh_id)
+            )
+        return owner is not None and population.is_population(owner)
+
+    def _dataset_of_population(self, refresh_id: str) -> Prepared:
+        with self._database.write() as session:
+            population.turn(session)
+            refresh, user = self._claims.enter(session, refresh_id, "dataset")
+            refresh.status, refresh.started_at = "running", counters.turn(session, user.id)
+            stored = {one.id: one.text_count for one in population.sharing(session)}
+
+        def read(user_id: int) -> History:
+            # Whoever leaves cancels the refresh: nobody's texts are read after that.
+            self._claims.note(refresh_id)
+            with self._database.read() as session:
+                one = session.get(User, user_id)
+                return History.of(session, one) if one is not None else History((), ())
+
+        found = learn_from_population(
+            stored,
+            read,
+            self._encoder,
+            self._trainer.tokenizer,
+            self._recipe(),
+            self._settings.population_texts,
+        )
+        self._workplace.save(refresh_id, found.dataset)
+        users = {"users": len(found.members), "held_out_users": found.held_out_users}
+        return Prepared(_counts(found.dataset) | users, None, found.members)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(
+            budget=ContextBudget(self._settings.context_tokens, self._settings.context_texts),
+            max_length=self._hyper.max_length,
+            group_size=self._hyper.group_size,
+            replay_share=self._settings.replay_share,
+            max_texts=self._settings.max_texts,
+            seed=self._hyper.seed,
+        )
 
     def _whole_parent(self, session: Session, user: User) -> Adapter | None:
         """The version that answers now, if its files are whole and it fits the base model."""
         fitting = [
             adapter
-            for adapter in registry.lineage(session, user)
+            for adapter in chain(registry.lineage(session, user), population.lineage(session))
             if adapter.base_model == self._trainer.base_fingerprint
         ]
         return adapter_store.first_whole(fitting)
+
+
+def _counts(dataset: Dataset) -> dict[str, Any]:
+    return dataset.counts() | {"left_out_in_words": explain(dataset.left_out)}

@@ -19,12 +19,21 @@ from sqlalchemy.orm import Session
 
 from adapt.claims import Claims
 from adapt.dataset import Dataset
-from adapt.errors import TakenOverError, UserErasedError
+from adapt.errors import SharingEndedError, TakenOverError, UserErasedError
 from adapt.refresh import Judged, Prepared, Workplace
 from adapt.training import Training
 from adapt.window import EngineWindow
 from perce.hyperparameters import Hyperparameters
-from server import adapter_store, backoff, pointer, refreshes, registry, swap
+from server import (
+    adapter_store,
+    backoff,
+    leases,
+    pointer,
+    population,
+    refreshes,
+    registry,
+    swap,
+)
 from server.engine import Engine
 from server.refreshes import OPEN
 from server.settings import Settings
@@ -67,6 +76,8 @@ class RolloutSteps:
 
         Raises:
             UserErasedError: The user is gone; so are the files.
+            SharingEndedError: A member left the population, or the version that it goes on
+                from was withdrawn because of that.
         """
         verdict = judged.verdict
         report = {
@@ -76,7 +87,12 @@ class RolloutSteps:
         }
         dataset = self._workplace.load(refresh_id)
         with self._database.write() as session:
+            # Who leaves from here on withdraws the version as well; who left before is seen.
+            population.turn(session)
             refresh, user = self._claims.enter(session, refresh_id, "publish")
+            prepared.parent(session)
+            if population.left(session, prepared.members):
+                raise SharingEndedError()
             adapter = session.get(Adapter, refresh.adapter_id) if refresh.adapter_id else None
             if adapter is None:
                 adapter = registry.add_candidate(
@@ -87,6 +103,7 @@ class RolloutSteps:
                     self._settings.adapters_dir(),
                 )
                 adapter.reason = verdict.reason
+                population.record_members(session, adapter.id, prepared.members)
             if verdict.decision == "reject":
                 registry.reject(session, adapter, verdict.reason)
             refresh.adapter_id = adapter.id
@@ -103,10 +120,11 @@ class RolloutSteps:
 
         Raises:
             EngineUnavailableError, EngineRefusedError: An engine could not load it.
+            SharingEndedError: It was withdrawn.
         """
         with self._database.write() as session:
             self._claims.enter(session, refresh_id, "warm")
-            adapter = session.get_one(Adapter, adapter_id)
+            adapter = _standing(session, adapter_id)
         self._window.close()
         self._on_engines(lambda engines: swap.warm(engines, adapter))
 
@@ -114,16 +132,21 @@ class RolloutSteps:
         """Flip the user to the new version, in one transaction.
 
         Returns:
-            False if another version became active since the verdict, by a rollback: the
-            candidate was never compared with that one, and does not replace it.
+            False if another version answers since the verdict, by a rollback or because the
+            population got one: the candidate was never compared with that one, and does not
+            replace it.
+
+        Raises:
+            SharingEndedError: It was withdrawn.
         """
         with self._database.write() as session:
+            population.turn(session)
             refresh, user = self._claims.enter(session, refresh_id, "activate")
-            adapter = session.get_one(Adapter, adapter_id)
-            active = registry.active(session, user)
+            adapter = _standing(session, adapter_id)
+            active = leases.choose(session, user, "active")
             changed = (active.id if active else None) != judged.active_id
             if changed and adapter.state == "candidate":
-                now_active = active.label if active else "the base model"
+                now_active = population.label_for(user, active) if active else "the base model"
                 refresh.verdict = "reject"
                 refresh.reason = adapter.reason = (
                     f"{now_active} became active while the candidate was judged against "
@@ -157,6 +180,10 @@ class RolloutSteps:
     def cancel(self, refresh_id: str) -> int | None:
         """Close the refresh as cancelled."""
         return self._close(refresh_id, "cancelled")
+
+    def take_back(self, refresh_id: str, reason: str) -> int | None:
+        """Close the refresh as cancelled by somebody who left the population."""
+        return self._close(refresh_id, "cancelled", reason=reason)
 
     def fail(self, refresh_id: str, message: str) -> int | None:
         """Close the refresh with what went wrong."""
@@ -201,9 +228,10 @@ class RolloutSteps:
         placed = adapter_store.place(source, Path(adapter.folder))
         with self._database.write() as session:
             kept = registry.attach_files(session, adapter.id, placed.checksums, placed.size_bytes)
+            erased = session.get(Adapter, adapter.id) is None
         if not kept:
             adapter_store.delete(Path(adapter.folder))
-            raise UserErasedError()
+            raise UserErasedError() if erased else SharingEndedError()
 
     def _on_engines(self, action: Callable[[Sequence[Engine]], Awaitable[None]]) -> None:
         async def run() -> None:
@@ -215,6 +243,18 @@ class RolloutSteps:
                     await engine.close()
 
         asyncio.run(run())
+
+
+def _standing(session: Session, adapter_id: int) -> Adapter:
+    """Return a version that may still be served.
+
+    Raises:
+        SharingEndedError: It was withdrawn.
+    """
+    adapter = session.get_one(Adapter, adapter_id)
+    if adapter.state == "withdrawn":
+        raise SharingEndedError()
+    return adapter
 
 
 def _note_outcome(session: Session, refresh: Refresh) -> None:

@@ -23,7 +23,6 @@ from perce.fleet import FleetSize, Member
 from perce.hyperparameters import Hyperparameters
 from perce.run import Step, TrainingDiverged
 from server.store.database import Database
-from server.store.tables.adapters import Adapter
 
 log = structlog.get_logger()
 MAX_ATTEMPTS = 20
@@ -77,6 +76,7 @@ class TrainingSteps:
 
         Raises:
             CandidateRefusedError: The loss or the weights are not finite.
+            SharingEndedError: The version that it goes on from was withdrawn.
             TrainingMemoryError: The GPU is too full.
             StepFailedError: The training has killed its worker too often.
         """
@@ -137,6 +137,7 @@ class TrainingSteps:
 
         Raises:
             StepFailedError: It has killed its worker too often.
+            SharingEndedError: The version that it goes on from was withdrawn.
             RefreshCancelledError: See `Claims.enter`, for the others too.
         """
         with self._database.write() as session:
@@ -144,7 +145,7 @@ class TrainingSteps:
             refresh.step = refresh.steps = refresh.tokens_per_s = refresh.seconds_left = None
             refresh.attempts += 1
             attempts, method = refresh.attempts, refresh.method
-            parent = session.get(Adapter, prepared.parent_id) if prepared.parent_id else None
+            parent = prepared.parent(session)
         if attempts > MAX_ATTEMPTS:
             raise errors.StepFailedError(
                 f"The worker died {MAX_ATTEMPTS} times while it trained this user: look at its "

@@ -156,6 +156,10 @@ class _Fleet:
                 _step("clean", rollout.clean, member.id)
             case errors.RefreshCancelledError():
                 _step("cancel", rollout.cancel, member.id)
+            case errors.SharingEndedError():
+                user_id = _step("take back", rollout.take_back, member.id, _message(error))
+                if user_id is not None:
+                    self._drain_later(user_id, member.id)
             case errors.NothingToLearnError() | errors.CandidateRefusedError():
                 _step("refuse", rollout.refuse, member.id, _message(error))
             case _:

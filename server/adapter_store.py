@@ -139,7 +139,10 @@ def delete(folder: Path) -> None:
         return
     # Renamed first: a crash in the middle must not leave half a version under its name.
     trash = _hidden(folder)
-    folder.rename(trash)
+    try:
+        folder.rename(trash)
+    except FileNotFoundError:  # Somebody else deletes it at the same time.
+        return
     _sync(folder.parent)
     shutil.rmtree(trash)
 

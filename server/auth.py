@@ -80,10 +80,10 @@ def authenticate(session: Session, settings: Settings, header: str | None) -> Pr
 
 
 def user_of(session: Session, principal: Principal, named: str | None) -> User:
-    """Return the user whom a request acts for.
+    """Return the person whom a request acts for.
 
     Raises:
-        ForbiddenError, BadRequestError, UnknownUserError: See `Principal.acting_for`
-            and `find_user`.
+        ForbiddenError, BadRequestError, ReservedUserError, UnknownUserError: See
+            `Principal.acting_for` and `find_user`.
     """
     return find_user(session, principal.acting_for(named))

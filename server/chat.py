@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from perce.tokens import ChatTokenizer
+from server import population
 from server.context import shown
 from server.errors import BadRequestError, TooLargeError
 from server.explain import Explainer
@@ -140,14 +141,14 @@ class Chat:
         wish = request.personalization
         extension: dict[str, Any] = {
             "user": persona.user.name,
-            "adapter": persona.adapter.label if persona.adapter else None,
+            "adapter": persona.label,
             "context": shown(persona.context),
             "contrast": wish.contrast,
             "pir": None,
             "words": None,
         }
         if persona.passed_over is not None:
-            extension["damaged"] = persona.passed_over.label
+            extension["damaged"] = population.label_for(persona.user, persona.passed_over)
         if wish.pir:
             ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(

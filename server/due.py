@@ -1,7 +1,8 @@
 """Who is due for a refresh: one rule, answered by one indexed query over the users.
 
-The same rule serves the nightly round, `run-now` and the online mode. What is done with
-those who are due is `server.plan`.
+The same rule serves the nightly round, `run-now` and the online mode; the population has one
+of its own, and the nightly round alone asks for it. What is done with those who are due is
+`server.plan`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from server import population
 from server.errors import BadRequestError
-from server.refreshes import MIN_TEXTS, without_refresh
-from server.store.tables.people import User
+from server.refreshes import MIN_SHARING, MIN_TEXTS, without_refresh
+from server.store import counters
+from server.store.tables.people import User, UserText
+
+NEW_SHARE = 0.1
+"""Of all shared texts must be new before the population is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class DueUser(NamedTuple):
     text_count: int
     stale_since: datetime
     waiting_since: datetime | None
+    alone: bool = False
+    """Whether it goes behind the others, and is never trained in one fleet with them."""
 
 
 def due_users(session: Session, rule: DueRule, at: datetime) -> Sequence[DueUser]:
@@ -71,6 +79,41 @@ def due_users(session: Session, rule: DueRule, at: datetime) -> Sequence[DueUser
         _has_texts(rule), _is_free(rule, at)
     )
     return [DueUser(*row) for row in session.execute(query)]
+
+
+def population_due(
+    session: Session, rule: DueRule, at: datetime, most_texts: int
+) -> DueUser | None:
+    """Return the population if it is due: as many new texts as a person needs, and a tenth of all.
+
+    New are texts of those who share theirs now, since the data of its newest version. It
+    starts anew each time, so all the texts that it takes are to be trained on.
+
+    Args:
+        session: A writing transaction.
+        rule: The numbers of the rule for persons.
+        at: The moment.
+        most_texts: How many texts it takes at most.
+    """
+    member = and_(population.shares(), User.text_count >= MIN_TEXTS)
+    users, texts = session.execute(
+        select(func.count(), func.coalesce(func.sum(User.text_count), 0)).where(member)
+    ).one()
+    if users < MIN_SHARING:
+        return None
+    owner = population.ensure(session)
+    if session.scalar(select(User.id).where(User.id == owner.id, _is_free(rule, at))) is None:
+        return None
+    as_of = session.scalar(counters.data_as_of(owner.id))
+    new = texts
+    if as_of is not None:
+        arrived = select(func.count()).select_from(UserText).join(User).where(member)
+        new = session.scalars(arrived.where(UserText.created_at > as_of)).one()
+    if new < max(rule.min_new_texts, texts * NEW_SHARE):
+        return None
+    taken = min(texts, most_texts)
+    stale_since = owner.last_refresh_at or owner.created_at
+    return DueUser(owner.id, taken, taken, stale_since, owner.waiting_since, alone=True)
 
 
 def next_due_at(session: Session, rule: DueRule, at: datetime) -> datetime | None:

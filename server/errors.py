@@ -30,6 +30,16 @@ class UnknownUserError(AttuneError):
         super().__init__(f"There is no user {name!r}: add one with `attune users add {name}`.")
 
 
+class ReservedUserError(AttuneError):
+    """The name is the population's, who is no person."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is not a person but the owner of the adapter that all share: it can be "
+            "refreshed and rolled back, with an admin key, and nothing else. Name a person."
+        )
+
+
 class NotFoundError(AttuneError):
     """What the path names does not exist for this user."""
 
@@ -89,6 +99,7 @@ _STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
     ForbiddenError: (403, "permission_error", "forbidden"),
     UnknownUserError: (404, "invalid_request_error", "unknown_user"),
     NotFoundError: (404, "invalid_request_error", "not_found"),
+    ReservedUserError: (409, "invalid_request_error", "reserved_user"),
     ConflictError: (409, "invalid_request_error", "conflict"),
     PromptTooLong: (413, "invalid_request_error", "too_large"),
     TooLargeError: (413, "invalid_request_error", "too_large"),

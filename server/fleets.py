@@ -11,6 +11,7 @@ from itertools import groupby
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from server import population
 from server.refreshes import OPEN, Method, Origin, without_refresh
 from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.base import now
@@ -37,7 +38,7 @@ def open_fleets(
             .where(
                 in_range,
                 PlanEntry.state == "planned",
-                User.consent,
+                User.consent | (User.kind == population.KIND),
                 without_refresh(),
             )
         ).all()

@@ -82,9 +82,9 @@ class Integrity:
             versions = registry.versions(session, user)[::-1]
             lost = {adapter.id for adapter in retention.abandoned(session, user)}
         found = [f for a in versions for f in self._of_version(user, a, a.id in lost)]
-        known = {Path(a.folder).name for a in versions if a.state not in ("erased", "rejected")}
-        pending = {Path(a.folder).name for a in versions if a.state == "erased" and not a.erased_at}
-        return [*found, *_strays(placed, known | pending, _VERSION_FOLDER, user.name)]
+        gone = [a for a in versions if a.state == "rejected" or (_is_leaving(a) and a.erased_at)]
+        known = {Path(a.folder).name for a in versions} - {Path(a.folder).name for a in gone}
+        return [*found, *_strays(placed, known, _VERSION_FOLDER, user.name)]
 
     def of_nobody(self) -> list[Finding]:
         """Look for folders of users that are not there."""
@@ -99,10 +99,10 @@ class Integrity:
         def finding(problem: Problem, detail: str, advice: str) -> Finding:
             return Finding(problem, user.name, adapter.label, adapter.folder, detail, advice)
 
-        if adapter.state == "erased" and adapter.erased_at is None:
+        if _is_leaving(adapter) and adapter.erased_at is None:
             yield finding(
                 "unfinished",
-                "Its erasure was interrupted, and its files may still be there.",
+                f"It is {adapter.state}, and its files may still be there.",
                 "Make sure that the worker and all engines run: it is finished by itself.",
             )
         if adapter.state == "candidate" and lost:
@@ -125,6 +125,10 @@ class Integrity:
                 f"{short(self._base_model)}.",
                 f"It is not served. Serve that model again, or refresh {user.name}.",
             )
+
+
+def _is_leaving(adapter: Adapter) -> bool:
+    return adapter.state in registry.LEAVING
 
 
 def remove(finding: Finding) -> bool:

@@ -9,12 +9,13 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 
 from prometheus_client import Counter
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from server import registry
+from server import population, registry
 from server.adapter_store import DamagedAdapterError
 from server.damage import Damage
 from server.errors import ConflictError
@@ -38,7 +39,7 @@ class Leased:
     Attributes:
         adapter: The version; None for the base model.
         token: Its lease, to be given back; None for the base model.
-        passed_over: The active version, where its files are damaged and another one answers.
+        passed_over: The version that was to answer, where it is damaged and another one does.
     """
 
     adapter: Adapter | None = None
@@ -58,9 +59,10 @@ class Leases:
         """Choose the version that a request uses, its files checked, and keep it in place.
 
         Where the files of the active version are damaged, or it was trained on another base
-        model, the newest older version that can be served answers, and without one the base
-        model: the user keeps being answered, no wrong weights are served, and the version is
-        back as soon as its files, or its base model, are.
+        model, the newest older version that can be served answers, without one the
+        population's in the same way, and without that the base model: the user keeps being
+        answered, no wrong weights are served, and the version is back as soon as its files, or
+        its base model, are.
 
         Args:
             user: Whose adapter.
@@ -98,12 +100,12 @@ class Leases:
         """Keep a version in place, in the writing transaction that looked it up.
 
         Raises:
-            ConflictError: It was erased since.
+            ConflictError: It was erased or withdrawn since.
         """
         token = take(session, adapter)
         if token is None:
             raise ConflictError(
-                f"Adapter {adapter.name} was erased just now: choose another version."
+                f"Adapter {adapter.name} was taken away just now: choose another version."
             )
         self._held.add(token)
         return token
@@ -126,6 +128,8 @@ def choose(
 ) -> Adapter | None:
     """Return the version that a request uses, or None for the base model.
 
+    `active` is the user's own active version, and the population's for those without one.
+
     Args:
         session: A transaction.
         user: Whose adapter.
@@ -140,21 +144,22 @@ def choose(
     if choice != "active":
         return registry.find(session, user, choice)
     if not damaged:
-        return registry.active(session, user)
+        return registry.active(session, user) or population.active(session)
     bad = {adapter.id for adapter in damaged}
-    return next((a for a in registry.lineage(session, user) if a.id not in bad), None)
+    standing_in = chain(registry.lineage(session, user), population.lineage(session))
+    return next((adapter for adapter in standing_in if adapter.id not in bad), None)
 
 
 def take(session: Session, adapter: Adapter) -> str | None:
     """Take a lease on a version, in the writing transaction that looked it up.
 
     Returns:
-        The lease's id, or None if the version was erased since.
+        The lease's id, or None if the version was erased or withdrawn since.
     """
     # The lock makes an erasure and a lease wait for each other on PostgreSQL.
     there = session.scalar(
         select(Adapter.id)
-        .where(Adapter.id == adapter.id, Adapter.state != "erased")
+        .where(Adapter.id == adapter.id, Adapter.state.not_in(registry.LEAVING))
         .with_for_update(read=True, key_share=True)
     )
     if there is None:

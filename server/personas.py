@@ -16,7 +16,7 @@ from perce.context import Candidate
 from perce.pir import Contrast
 from perce.prompt import Message, PromptPair
 from perce.tokens import ChatTokenizer
-from server import adapter_store
+from server import adapter_store, population
 from server.context import ContextSource
 from server.engine import Engine, ServedModel
 from server.errors import BadRequestError, ConflictError, EngineRefusedError
@@ -35,7 +35,8 @@ _UNKNOWN_MODEL = 404
 class Persona:
     """How one request is answered: with which prompts, weights and engine.
 
-    `passed_over` is the active version where its files are damaged, and `adapter` stands in.
+    `adapter` is the user's own version or the population's. `passed_over` is the version that
+    would have answered if its files were not damaged.
     """
 
     user: User
@@ -50,6 +51,11 @@ class Persona:
     def model(self) -> str:
         """The name of the weights that answer: the adapter version's, or the base model's."""
         return self.adapter.name if self.adapter else self.base.name
+
+    @property
+    def label(self) -> str | None:
+        """The version that answers as the user is shown it; None for the base model."""
+        return population.label_for(self.user, self.adapter) if self.adapter else None
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST to the engine; see `Engine.post`."""

@@ -7,7 +7,7 @@ the rows of a plan are written by `server.plans`.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
 from typing import Literal, NamedTuple, TypeVar
 
 from server.due import DueUser
@@ -55,16 +55,25 @@ def arrange(due: Sequence[DueUser], pace: Pace, capacity: Capacity, at: datetime
     """Put the due users in order and cut the order where the window ends.
 
     First come those whom earlier plans left out, those who have waited longest before all
-    others; then the most urgent. Nobody overtakes by being short: what comes behind the cut
-    is carried over whole. The first fleet is planned even if the window is too short for it.
-    So at least one user is planned each night, and of n users who are due on one night, each
-    is planned within n nights, whoever else becomes due meanwhile.
+    others; then the most urgent. Who is refreshed alone comes behind those who have waited as
+    long, in a fleet of its own. Nobody overtakes by being short: what comes behind the cut is
+    carried over whole. The first fleet is planned even if the window is too short for it. So at
+    least one user is planned each night, and of n users who are due on one night, each is
+    planned within n nights, whoever else becomes due meanwhile.
     """
-    order = sorted(due, key=lambda user: (user.waiting_since or _LAST, -urgency(user, at), user.id))
+    order = sorted(
+        due,
+        key=lambda user: (
+            user.waiting_since or _LAST,
+            user.alone,
+            -urgency(user, at),
+            user.id,
+        ),
+    )
     room = None if capacity.window_s is None else capacity.window_s * capacity.workers
     arranged: list[Planned] = []
     spent, open_ = 0.0, True
-    for number, fleet in enumerate(grouped(order, capacity.fleet_size), start=1):
+    for number, fleet in enumerate(_fleets(order, capacity.fleet_size), start=1):
         seconds = [pace.seconds(user.new_texts, user.text_count) for user in fleet]
         spent += sum(seconds)
         open_ = number == 1 or (open_ and (room is None or spent <= room))
@@ -73,6 +82,12 @@ def arrange(due: Sequence[DueUser], pace: Pace, capacity: Capacity, at: datetime
             for user, expected in zip(fleet, seconds, strict=True)
         ]
     return arranged
+
+
+def _fleets(order: Sequence[DueUser], size: int) -> Iterator[list[DueUser]]:
+    """Cut the order into fleets; who is refreshed alone is a fleet, and ends the one before."""
+    for alone, users in groupby(order, key=lambda user: user.alone):
+        yield from grouped(users, 1 if alone else size)
 
 
 def grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:

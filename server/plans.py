@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from server.due import DueRule, due_users
+from server.due import DueRule, due_users, population_due
 from server.pace import Pace, measure
 from server.plan import Capacity, Planned, arrange, grouped
 from server.store.database import ROWS_AT_ONCE, Database
@@ -45,6 +45,7 @@ def make_plan(
     capacity: Capacity,
     at: datetime,
     replay_share: float = 0.5,
+    population_texts: int = 2000,
 ) -> int:
     """Plan a round and write the plan down; return its id.
 
@@ -55,6 +56,7 @@ def make_plan(
         capacity: How much the round can do.
         at: When the round starts.
         replay_share: See `server.pace.Pace`.
+        population_texts: Most texts that the population's adapter is trained on.
     """
     with database.write() as session:
         plan = session.scalar(select(Plan).where(Plan.run == run))
@@ -71,7 +73,9 @@ def make_plan(
     with database.read() as session:
         pace = measure(session, replay_share)
         due = due_users(session, rule, at)
-    arranged = arrange(due, pace, capacity, at)
+    with database.write() as session:
+        shared = population_due(session, rule, at, population_texts)
+    arranged = arrange(due if shared is None else [*due, shared], pace, capacity, at)
     for rows in grouped(enumerate(arranged, start=1), ROWS_AT_ONCE):
         with database.write() as session:
             _write_entries(session, plan.id, rows)

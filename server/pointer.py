@@ -37,7 +37,7 @@ def activate(session: Session, adapter: Adapter) -> Adapter | None:
     """Make a version the active one, and return the one that it replaces.
 
     Raises:
-        IllegalTransitionError: It was rejected or erased.
+        IllegalTransitionError: It was rejected, erased or withdrawn.
         NotFoundError: It is gone, because its user was erased.
         ConflictError: Its files were never placed.
     """
@@ -90,7 +90,7 @@ def rollback(
 
     Raises:
         ConflictError: Another version became active meanwhile: "the one before" changed.
-        IllegalTransitionError: The target was erased meanwhile.
+        IllegalTransitionError: The target was erased or withdrawn meanwhile.
     """
     lock_user(session, user.id)
     current = registry.fresh(session, Adapter.user_id == user.id, Adapter.state == "active")

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from server import population
 from server.errors import ConflictError, NotFoundError, UnprocessableError
 from server.store import counters
 from server.store.tables.base import now
@@ -22,26 +23,23 @@ Method = Literal["perce", "ce"]
 Origin = Literal["manual", "nightly", "online"]
 # Three texts gate; fewer than five beside them teach nothing.
 MIN_TEXTS = 8
+# One to learn from and one to be judged on.
+MIN_SHARING = 2
 OPEN = ("queued", "running")
 
 
 def open_refresh(session: Session, user: User, method: Method) -> Refresh:
-    """Record that a refresh is wanted.
+    """Record that a refresh of a person, or of the population, is wanted.
 
     Raises:
-        UnprocessableError: The user has too few texts, or gave no consent.
+        UnprocessableError: The user has too few texts, or gave no consent; or too few share
+            theirs with the population.
         ConflictError: A refresh of this user is on the way already.
     """
-    if not user.consent:
-        raise UnprocessableError(f"{user.name} gave no consent to training: nothing was started.")
-    texts = session.scalars(
-        select(func.count(UserText.id)).where(UserText.user_id == user.id)
-    ).one()
-    if texts < MIN_TEXTS:
-        raise UnprocessableError(
-            f"{user.name} has {_plural(texts, 'text')}, and a refresh needs at least {MIN_TEXTS}: "
-            f"import more with `attune history import {user.name} FILE`."
-        )
+    if population.is_population(user):
+        _require_sharing(session)
+    else:
+        _require_texts(session, user)
     key = str(uuid.uuid4())
     refresh = Refresh(id=key, user_id=user.id, method=method, workflow_id=key)
     session.add(refresh)
@@ -93,6 +91,31 @@ def close(session: Session, refresh_id: str, status: str, **values: Any) -> None
     refresh = session.get(Refresh, refresh_id)
     if refresh is not None:
         counters.refresh_ended(session, refresh.user_id)
+
+
+def _require_texts(session: Session, user: User) -> None:
+    if not user.consent:
+        raise UnprocessableError(f"{user.name} gave no consent to training: nothing was started.")
+    texts = session.scalars(
+        select(func.count(UserText.id)).where(UserText.user_id == user.id)
+    ).one()
+    if texts < MIN_TEXTS:
+        raise UnprocessableError(
+            f"{user.name} has {_plural(texts, 'text')}, and a refresh needs at least {MIN_TEXTS}: "
+            f"import more with `attune history import {user.name} FILE`."
+        )
+
+
+def _require_sharing(session: Session) -> None:
+    users = session.scalars(
+        select(func.count(User.id)).where(population.shares(), User.text_count >= MIN_TEXTS)
+    ).one()
+    if users < MIN_SHARING:
+        raise UnprocessableError(
+            f"The population needs {MIN_SHARING} users who share at least {MIN_TEXTS} texts "
+            f"each, and has {users or 'none'}: ask more users, and add each with "
+            "`attune users share NAME`."
+        )
 
 
 def _plural(count: int, noun: str) -> str:

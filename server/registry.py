@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -20,14 +20,17 @@ from server.errors import BadRequestError, ConflictError, NotFoundError
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import User
 
-State = Literal["candidate", "active", "retired", "erased", "rejected"]
-_NEXT: Mapping[str, frozenset[State]] = {
-    "candidate": frozenset({"active", "rejected", "erased"}),
-    "active": frozenset({"retired"}),
-    "retired": frozenset({"active", "erased"}),
+State = Literal["candidate", "active", "retired", "erased", "rejected", "withdrawn"]
+_NEXT: Mapping[State, frozenset[State]] = {
+    "candidate": frozenset({"active", "rejected", "erased", "withdrawn"}),
+    "active": frozenset({"retired", "withdrawn"}),
+    "retired": frozenset({"active", "erased", "withdrawn"}),
     "erased": frozenset(),
     "rejected": frozenset(),
+    "withdrawn": frozenset(),
 }
+LEAVING: tuple[State, ...] = ("erased", "withdrawn")
+"""States in which a version's files are gone, or go as soon as no request uses them."""
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 
 
@@ -35,7 +38,7 @@ class IllegalTransitionError(ConflictError):
     """An adapter version cannot go from its state to that one."""
 
     def __init__(self, adapter: Adapter, state: State) -> None:
-        allowed = " or ".join(sorted(_NEXT[adapter.state])) or "nothing else"
+        allowed = " or ".join(sorted(_NEXT[_state(adapter)])) or "nothing else"
         super().__init__(
             f"Adapter {adapter.name} is {adapter.state} and cannot become {state}, but "
             f"{allowed}: look at `attune adapters list`, and choose another version or refresh."
@@ -91,7 +94,7 @@ def find(session: Session, user: User, label: str) -> Adapter:
 
     Raises:
         BadRequestError: The label is none.
-        NotFoundError: The user has no such version, or it was rejected or erased.
+        NotFoundError: The user has no such version, or it is not published any more.
     """
     match = _VERSION.fullmatch(label)
     if match is None:
@@ -146,11 +149,12 @@ def attach_files(
     """Record the files that a candidate was placed with; only now it can become active.
 
     Returns:
-        False if the version is gone, because its user was erased meanwhile: its folder
-        must be deleted.
+        False if the version is gone, because its user was erased meanwhile, or was
+        withdrawn: its folder must be deleted.
     """
-    adapter = fresh(session, Adapter.id == adapter_id)
-    if adapter is None:
+    # The lock makes a withdrawal wait on PostgreSQL, or this see it.
+    adapter = fresh(session, Adapter.id == adapter_id, lock=True)
+    if adapter is None or adapter.state == "withdrawn":
         return False
     adapter.checksums = dict(checksums)
     adapter.size_bytes = size_bytes
@@ -163,7 +167,7 @@ def move(adapter: Adapter, state: State) -> None:
     Raises:
         IllegalTransitionError: There is no way from its state to that one.
     """
-    if state not in _NEXT[adapter.state]:
+    if state not in _NEXT[_state(adapter)]:
         raise IllegalTransitionError(adapter, state)
     adapter.state = state
 
@@ -180,10 +184,21 @@ def reject(session: Session, adapter: Adapter, reason: str) -> None:
     stored.reason = reason
 
 
-def fresh(session: Session, *where: ColumnElement[bool]) -> Adapter | None:
+def fresh(session: Session, *where: ColumnElement[bool], lock: bool = False) -> Adapter | None:
     """Read a version as the database has it now, whatever the session read before."""
     query = select(Adapter).where(*where)
+    if lock:
+        query = query.with_for_update(key_share=True)
     return session.scalar(query.execution_options(populate_existing=True))
+
+
+def before(state: State) -> list[State]:
+    """Return the states from which a version can go into this one."""
+    return [one for one, following in _NEXT.items() if state in following]
+
+
+def _state(adapter: Adapter) -> State:
+    return cast(State, adapter.state)
 
 
 def _older(session: Session, adapter: Adapter) -> Sequence[Adapter]:

@@ -1,8 +1,9 @@
 """What is erased and when: the files of versions beyond the kept ones or the disk budget.
 
 Erasing a version is a claim in one transaction, refused while a request uses it; then its
-files go, and its row stays with `erased_at`. A claim whose files are still there, after a
-crash, is finished by the next drain. Unloading and deleting are `server.swap`.
+files go, and its row stays with `erased_at`. What is withdrawn (`server.withdrawal`) goes
+too, as soon as no request uses it. Files that are still there, after a crash, are left to the
+next drain. Unloading and deleting are `server.swap`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,12 @@ from server.store.tables.refreshes import Refresh
 log = structlog.get_logger()
 
 _ON_DISK = ("candidate", "active", "retired")
-_BUDGET_LOCK = 0x61747562  # any number that only Attune's disk budget uses
+_LOCK = 0x61747562  # any number that only what takes many versions at once uses
+
+
+def turn(session: Session) -> None:
+    """Let one writing transaction at a time take versions of several users away."""
+    take_turn(session, _LOCK)
 
 
 def surplus(session: Session, user: User, keep: int) -> Sequence[Adapter]:
@@ -44,8 +50,8 @@ def abandoned(session: Session, user: User | None = None) -> Sequence[Adapter]:
 
 
 def unfinished(session: Session, user: User | None = None) -> Sequence[Adapter]:
-    """Return claimed versions, of a user or of all, whose files may still be there."""
-    query = select(Adapter).where(Adapter.state == "erased", Adapter.erased_at.is_(None))
+    """Return erased and withdrawn versions, of a user or of all, that may still have files."""
+    query = select(Adapter).where(Adapter.state.in_(registry.LEAVING), Adapter.erased_at.is_(None))
     if user is not None:
         query = query.where(Adapter.user_id == user.id)
     return session.scalars(query).all()
@@ -78,9 +84,16 @@ def claim(session: Session, adapter_id: int, why: str) -> bool:
 
 
 def finish(session: Session, adapter_id: int) -> None:
-    """Note that a claimed version's files are gone."""
+    """Note that the files of an erased or withdrawn version are gone.
+
+    Not while its refresh is under way, which may place or load them yet: the next drain looks
+    again.
+    """
     adapter = session.get(Adapter, adapter_id)
-    if adapter is not None and adapter.erased_at is None:
+    if adapter is None or adapter.erased_at is not None:
+        return
+    made_by = select(Refresh.id).where(Refresh.adapter_id == adapter_id, Refresh.status.in_(OPEN))
+    if session.scalar(made_by.limit(1)) is None:
         adapter.erased_at = now()
 
 
@@ -104,7 +117,7 @@ def claim_over_budget(session: Session, budget_bytes: int) -> list[int]:
         The ids of the claimed versions.
     """
     # Two gateways at once would each remove enough.
-    take_turn(session, _BUDGET_LOCK)
+    turn(session)
     excess = used_bytes(session) - budget_bytes
     claimed: list[int] = []
     if excess <= 0:

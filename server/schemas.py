@@ -122,6 +122,14 @@ class UserRequest(Strict):
 
     name: str
     consent: bool = True
+    shares: bool = False
+
+
+class UserChange(Strict):
+    """What a user allows from now on; what is left out, or null, stays."""
+
+    consent: bool | None = None
+    shares: bool | None = None
 
 
 class KeyRequest(Strict):

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         0.5, ge=0, lt=1, description="Of the texts in training that were learnt before"
     )
     max_texts: int = Field(2000, ge=8, description="Most texts learnt from, the newest ones")
+    population_texts: int = Field(
+        2000, ge=8, description="Most texts that the population's adapter is trained on"
+    )
     gate_tolerance: float = Field(
         0.02, ge=0, description="Rise of the held-out loss (nats per token) that is no worse"
     )

@@ -35,9 +35,9 @@ async def drain(database: Database, engines: Sequence[Engine], user_id: int, kee
     """Take a user's versions that are no longer active off the engines, once unused.
 
     Of the retired ones the newest `keep` keep their files; older ones are erased, as are
-    candidates whose refresh is over, and what a crash left half erased. A version that
-    became active again meanwhile, by a rollback, stays. An engine that is down stops
-    nothing on the others: call again when it is back.
+    candidates whose refresh is over, versions that were withdrawn, and what a crash left half
+    erased. A version that became active again meanwhile, by a rollback, stays. An engine that
+    is down stops nothing on the others: call again when it is back.
 
     Raises:
         EngineUnavailableError, EngineRefusedError: An engine could not be asked to unload.
@@ -52,6 +52,22 @@ async def drain(database: Database, engines: Sequence[Engine], user_id: int, kee
         if await _claim(database, adapter.id):
             erased.append(adapter)
     for adapter in erased:
+        await _until_unused(database, adapter.id)
+        await _collect(failures, erase(database, engines, adapter))
+    if failures:
+        raise failures[0]
+
+
+async def erase_withdrawn(database: Database, engines: Sequence[Engine]) -> None:
+    """Erase everybody's withdrawn versions, each as soon as no request uses it.
+
+    Raises:
+        EngineUnavailableError, EngineRefusedError: An engine could not be asked to unload:
+            what it may hold keeps its files until this is called again.
+    """
+    failures: list[AttuneError] = []
+    for adapter in await asyncio.to_thread(_withdrawn, database):
+        await _until_unused(database, adapter.id)
         await _collect(failures, erase(database, engines, adapter))
     if failures:
         raise failures[0]
@@ -68,7 +84,7 @@ async def unload(engines: Sequence[Engine], name: str) -> None:
 
 
 async def erase(database: Database, engines: Sequence[Engine], adapter: Adapter) -> None:
-    """Unload a version that `retention` claimed, delete its files, and note that they are gone.
+    """Unload a version that nobody may use any more, delete its files, and note it.
 
     Raises:
         EngineUnavailableError, EngineRefusedError: An engine may still hold it: its files
@@ -120,6 +136,11 @@ def _leaving(
         lost = retention.abandoned(session, user)
         surplus = retention.surplus(session, user, keep)
         return [*retired, *lost], [*surplus, *lost], list(retention.unfinished(session, user))
+
+
+def _withdrawn(database: Database) -> list[Adapter]:
+    with database.read() as session:
+        return [one for one in retention.unfinished(session) if one.state == "withdrawn"]
 
 
 def _may_leave(database: Database, adapter_id: int) -> bool:

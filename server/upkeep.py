@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from perce.errors import AttuneError
-from server import adapter_store, leases, retention, swap
+from server import adapter_store, leases, registry, retention, swap
 from server.adapter_store import DamagedAdapterError
 from server.damage import Damage
 from server.engine import Engine
@@ -149,7 +149,7 @@ class Upkeep:
         """Return the users with versions that should have left the engines or the disk."""
         ids = {int(match[1]) for name in held if (match := _NAME.fullmatch(name))}
         with self._database.read() as session:
-            gone = select(Adapter).where(Adapter.state.in_(("retired", "erased")))
+            gone = select(Adapter).where(Adapter.state.in_(("retired", *registry.LEAVING)))
             loaded = session.scalars(gone.where(Adapter.user_id.in_(ids)))
             users = {
                 a.user_id for a in loaded if a.name in held and not leases.count(session, a.id)

@@ -30,6 +30,7 @@ STATE_STYLES = {
     "candidate": "cyan",
     "retired": "dim",
     "erased": "dim strike",
+    "withdrawn": "dim strike",
 }
 VERDICT_STYLES = {"publish": "green", "reject": "yellow"}
 
@@ -44,12 +45,13 @@ def user_table(users: Sequence[User]) -> RenderableType:
             user.facts,
             user.texts,
             user.adapter or "-",
-            _consent(user),
+            _yes(user.consent),
+            _yes(user.shares),
             when(user.created_at),
         ]
         for user in users
     ]
-    return _table(["User", "Facts", "Texts", "Adapter", "Consent", "Since"], rows)
+    return _table(["User", "Facts", "Texts", "Adapter", "Consent", "Shares", "Since"], rows)
 
 
 def user_details(user: User) -> RenderableType:
@@ -57,10 +59,11 @@ def user_details(user: User) -> RenderableType:
     rows: list[list[object]] = [
         ["Name", user.name],
         ["Since", when(user.created_at)],
-        ["Consent to training", _consent(user)],
+        ["Consent to training", _yes(user.consent)],
+        ["Shares texts with all", _yes(user.shares)],
         ["Facts", user.facts],
         ["Texts", user.texts],
-        ["Active adapter", user.adapter or "none: the base model answers"],
+        ["Active adapter", user.adapter or "none of their own"],
     ]
     if user.key:
         rows.append(["Key, shown only now", user.key])
@@ -115,9 +118,10 @@ def refresh_table(refreshes: Sequence[Refresh]) -> RenderableType:
 
 
 def version_table(versions: Versions) -> RenderableType:
-    """All adapter versions of a user."""
+    """All adapter versions of a user, and what answers where none of them does."""
+    answers = f"{versions.answers or 'the base model'} answers."
     if not versions.data:
-        return Text("No version yet: the base model answers.")
+        return Text(f"No version yet: {answers}")
     table = _empty_table(["Version", "State", "Method", "From", "Made", "Verdict"])
     for version in versions.data:
         table.add_row(
@@ -128,7 +132,7 @@ def version_table(versions: Versions) -> RenderableType:
             plain(when(version.created_at)),
             plain(version.reason or "-"),
         )
-    return table
+    return table if versions.active else Group(table, Text(f"None is active: {answers}"))
 
 
 def version_details(version: Version) -> RenderableType:
@@ -229,8 +233,8 @@ def _losses(losses: Losses | None) -> str:
     return "/".join("-" if value is None else f"{value:.3f}" for value in values)
 
 
-def _consent(user: User) -> str:
-    return "yes" if user.consent else "no"
+def _yes(allowed: bool) -> str:
+    return "yes" if allowed else "no"
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

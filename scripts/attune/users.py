@@ -1,4 +1,4 @@
-"""`attune users`: add, list, show, export and erase the people that Attune serves."""
+"""`attune users`: the people that Attune serves, and what they allow."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from perce.errors import AttuneError
 from scripts.attune.session import Session, connected, dumped
 from scripts.attune.tables import user_details, user_table
 
-app = typer.Typer(help="Add, list, show, export and erase users.", no_args_is_help=True)
+app = typer.Typer(help="Add, list, show, share, export and erase users.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 
@@ -38,9 +38,12 @@ def add(
     consent: Annotated[
         bool, typer.Option(help="Whether the user agrees to adapters trained on their texts.")
     ] = True,
+    shares: Annotated[
+        bool, typer.Option("--shares", help="The user's texts may go into the adapter of all.")
+    ] = False,
 ) -> None:
     """Add a user, and show their key: once, now."""
-    user = session.gateway.add_user(name, consent=consent)
+    user = session.gateway.add_user(name, consent=consent, shares=shares)
     session.show(user, lambda: user_details(user))
 
 
@@ -57,6 +60,23 @@ def list_users(session: Session) -> None:
 def show(session: Session, name: Name) -> None:
     """Show one user."""
     user = session.gateway.user(name)
+    session.show(user, lambda: user_details(user))
+
+
+@app.command()
+@connected
+def share(
+    session: Session,
+    name: Name,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Share no more, and take back what was learnt.")
+    ] = False,
+) -> None:
+    """Let the population's adapter learn from a user's texts, as the user has agreed.
+
+    With --stop, every adapter that learnt from them through it is withdrawn, whoever's it is.
+    """
+    user = session.gateway.change_user(name, shares=not stop)
     session.show(user, lambda: user_details(user))
 
 

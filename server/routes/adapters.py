@@ -1,4 +1,4 @@
-"""A user's adapter versions: list them, and roll back to one."""
+"""Adapter versions of a user, or of the population: list them, and roll back to one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from server import pointer, registry, swap
+from server import leases, pointer, population, registry, swap
 from server.errors import JobsUnavailableError
-from server.routes.depends import Parts, PathUser
+from server.routes.depends import Parts, PathOwner
 from server.routes.views import adapter_views
 from server.schemas import RollbackRequest
 from server.services import Services
@@ -32,14 +32,14 @@ class _Chosen:
 
 
 @router.get("/users/{user}/adapters")
-def list_adapters(user: PathUser, parts: Parts) -> dict[str, Any]:
+def list_adapters(user: PathOwner, parts: Parts) -> dict[str, Any]:
     """List all versions of the user's adapter, newest first."""
     with parts.database.read() as session:
         return _adapters(session, user)
 
 
 @router.post("/users/{user}/adapters/rollback")
-async def rollback(request: RollbackRequest, user: PathUser, parts: Parts) -> dict[str, Any]:
+async def rollback(request: RollbackRequest, user: PathOwner, parts: Parts) -> dict[str, Any]:
     """Make an earlier version active again, or the base model; the other one is drained."""
     chosen = await run_in_threadpool(_choose_target, parts, user, request.to)
     try:
@@ -56,7 +56,13 @@ async def rollback(request: RollbackRequest, user: PathUser, parts: Parts) -> di
 def _adapters(session: Session, user: User) -> dict[str, Any]:
     rows = registry.versions(session, user)
     current = next((row.label for row in rows if row.state == "active"), None)
-    return {"object": "list", "active": current, "data": adapter_views(rows)}
+    answers = leases.choose(session, user, "active")
+    return {
+        "object": "list",
+        "active": current,
+        "answers": population.label_for(user, answers) if answers else None,
+        "data": adapter_views(session, rows),
+    }
 
 
 def _choose_target(parts: Services, user: User, to: str | None) -> _Chosen:

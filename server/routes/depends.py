@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server import population
 from server.auth import Principal, authenticate, user_of
 from server.services import Services
 from server.store.tables.people import User
@@ -48,3 +49,19 @@ def path_user(user: str, caller: Caller, parts: Parts) -> User:
 
 
 PathUser = Annotated[User, Depends(path_user)]
+
+
+def path_owner(user: str, caller: Caller, parts: Parts) -> User:
+    """Return who owns the adapters that the path names: a person, or for admins the population."""
+    if user != population.NAME:
+        return acting_user(parts, caller, user)
+    caller.require_admin()
+    with parts.database.read() as session:
+        found = population.find(session)
+    if found is not None:
+        return found
+    with parts.database.write() as session:
+        return population.ensure(session)
+
+
+PathOwner = Annotated[User, Depends(path_owner)]

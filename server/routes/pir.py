@@ -37,7 +37,7 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
     return {
         "object": "pir",
         "user": user.name,
-        "adapter": persona.adapter.label if persona.adapter else None,
+        "adapter": persona.label,
         "context": shown(kept),
         "cut": {"items": len(cut.items), "tokens": cut.tokens},
         "reply": parts.tokenizer.decode(reply_ids),

@@ -1,4 +1,4 @@
-"""A user's refreshes: start, follow, cancel; and how the newest round stands."""
+"""Refreshes of a user, or of the population: start, follow, cancel; and the newest round."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +10,7 @@ from server.cancellation import cancel_refresh
 from server.errors import NotFoundError
 from server.refreshes import close, find_refresh, list_refreshes, open_refresh
 from server.rounds import newest_plan, round_progress
-from server.routes.depends import Admin, Parts, PathUser
+from server.routes.depends import Admin, Parts, PathOwner
 from server.routes.views import refresh_view
 from server.schemas import RefreshRequest
 from server.services import Services
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/users/{user}/refreshes", status_code=202)
-def start(request: RefreshRequest, user: PathUser, parts: Parts) -> dict[str, Any]:
+def start(request: RefreshRequest, user: PathOwner, parts: Parts) -> dict[str, Any]:
     """Start a refresh of the user's adapter."""
     with parts.database.write() as session:
         opened = open_refresh(session, user, request.method)
@@ -30,7 +30,7 @@ def start(request: RefreshRequest, user: PathUser, parts: Parts) -> dict[str, An
 
 
 @router.get("/users/{user}/refreshes")
-def list_all(user: PathUser, parts: Parts) -> dict[str, Any]:
+def list_all(user: PathOwner, parts: Parts) -> dict[str, Any]:
     """List the user's refreshes, newest first."""
     with parts.database.read() as session:
         rows = list_refreshes(session, user)
@@ -38,14 +38,14 @@ def list_all(user: PathUser, parts: Parts) -> dict[str, Any]:
 
 
 @router.get("/users/{user}/refreshes/{refresh_id}")
-def show(refresh_id: str, user: PathUser, parts: Parts) -> dict[str, Any]:
+def show(refresh_id: str, user: PathOwner, parts: Parts) -> dict[str, Any]:
     """Show one refresh: progress while it runs, then the verdict."""
     with parts.database.read() as session:
         return refresh_view(session, find_refresh(session, user, refresh_id))
 
 
 @router.post("/users/{user}/refreshes/{refresh_id}/cancel", status_code=202)
-def cancel(refresh_id: str, user: PathUser, parts: Parts) -> dict[str, Any]:
+def cancel(refresh_id: str, user: PathOwner, parts: Parts) -> dict[str, Any]:
     """Cancel a refresh: one that waits at once, one that trains after its optimizer step."""
     with parts.database.write() as session:
         return refresh_view(session, cancel_refresh(session, user, refresh_id))

@@ -1,21 +1,25 @@
-"""Users: adding, listing, exporting and erasing them."""
+"""Users: adding, listing, changing, exporting and erasing them."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter
+import structlog
+from fastapi import APIRouter, BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
-from server import adapter_store, pointer, registry, swap
+from server import adapter_store, permissions, pointer, registry, swap, withdrawal
+from server.errors import JobsUnavailableError
 from server.refreshes import list_refreshes
-from server.routes.depends import Admin, Parts, PathUser
+from server.routes.depends import Admin, Caller, Parts, PathUser
 from server.routes.views import adapter_views, fact_view, refresh_view, text_view, user_view
-from server.schemas import UserRequest
+from server.schemas import UserChange, UserRequest
 from server.services import Services
 from server.store import memory
 from server.store.tables.people import Interaction, User
 from server.store.users import add_user, erase_user, revoke_keys, summarize
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/v1/users")
 
 
@@ -23,7 +27,7 @@ router = APIRouter(prefix="/v1/users")
 def add(request: UserRequest, parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Add a user; the key is shown this once."""
     with parts.database.write() as session:
-        user, key = add_user(session, request.name, request.consent)
+        user, key = add_user(session, request.name, request.consent, request.shares)
         return {**user_view(summarize(session, user.name)[0]), "key": key}
 
 
@@ -41,6 +45,27 @@ def show(user: PathUser, parts: Parts) -> dict[str, Any]:
         return user_view(summarize(session, user.name)[0])
 
 
+@router.patch("/{user}")
+def change(
+    request: UserChange,
+    user: PathUser,
+    caller: Caller,
+    parts: Parts,
+    afterwards: BackgroundTasks,
+) -> dict[str, Any]:
+    """Change what a user allows; whoever acts for the user may take a permission back.
+
+    Who else's texts the shared adapter learns from concerns all: an admin decides that.
+    """
+    if request.shares:
+        caller.require_admin()
+    with parts.database.write() as session:
+        lost = permissions.change(session, user, request.consent, request.shares)
+        view = user_view(summarize(session, user.name)[0])
+    afterwards.add_task(_ask_for_drains, parts, lost)
+    return view
+
+
 @router.get("/{user}/export")
 def export(user: PathUser, parts: Parts) -> dict[str, Any]:
     """Give out all that is kept of a user."""
@@ -55,7 +80,7 @@ def export(user: PathUser, parts: Parts) -> dict[str, Any]:
             "facts": [fact_view(fact) for fact in memory.facts(session, user)],
             "history": [text_view(text) for text in memory.texts(session, user)],
             "interactions": [_interaction_view(row) for row in interactions],
-            "adapters": adapter_views(registry.versions(session, user)),
+            "adapters": adapter_views(session, registry.versions(session, user)),
             "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
         }
 
@@ -64,10 +89,12 @@ def export(user: PathUser, parts: Parts) -> dict[str, Any]:
 async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Erase a user: history, memory, embeddings, adapter files of all versions, and the key.
 
-    First the base model takes over and running replies end, so that no engine looks for
-    files that are gone; then everything goes.
+    So go everybody's versions that learnt from the user through the population. First other
+    weights take over and running replies end, so that no engine looks for files that are gone;
+    then everything goes.
     """
     await run_in_threadpool(_retire_all, parts, user)
+    await swap.erase_withdrawn(parts.database, parts.engines)
     await swap.drain(parts.database, parts.engines, user.id, keep=0)
     counts = await run_in_threadpool(_erase_rows, parts, user)
     await run_in_threadpool(adapter_store.delete, parts.settings.adapters_dir() / f"u{user.id}")
@@ -76,6 +103,7 @@ async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
 
 def _retire_all(parts: Services, user: User) -> None:
     with parts.database.write() as session:
+        withdrawal.leave(session, user.id)
         revoke_keys(session, user)
         pointer.deactivate(session, user)
 
@@ -83,6 +111,15 @@ def _retire_all(parts: Services, user: User) -> None:
 def _erase_rows(parts: Services, user: User) -> dict[str, int]:
     with parts.database.write() as session:
         return erase_user(session, user)
+
+
+def _ask_for_drains(parts: Services, user_ids: Iterable[int]) -> None:
+    """Have the files of withdrawn versions deleted; the gateway's upkeep asks again."""
+    try:
+        for user_id in sorted(user_ids):
+            parts.jobs.drain(user_id)
+    except JobsUnavailableError as error:
+        log.warning("drains not enqueued", reason=str(error))
 
 
 def _interaction_view(row: Interaction) -> dict[str, Any]:

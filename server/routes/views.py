@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from server import population
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import Fact, User, UserText
 from server.store.tables.refreshes import Refresh
@@ -18,6 +20,7 @@ def user_view(summary: UserSummary) -> dict[str, Any]:
         "name": summary.name,
         "created_at": summary.created_at.isoformat(),
         "consent": summary.consent,
+        "shares": summary.shares,
         "facts": summary.facts,
         "texts": summary.texts,
         "adapter": summary.adapter,
@@ -40,9 +43,12 @@ def text_view(text: UserText) -> dict[str, Any]:
     }
 
 
-def adapter_views(adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
-    """Show all adapter versions of one user; a version's parent is among them."""
+def adapter_views(session: Session, adapters: Sequence[Adapter]) -> list[dict[str, Any]]:
+    """Show all adapter versions of one user; a version's parent is among them, or of all."""
     labels = {adapter.id: adapter.label for adapter in adapters}
+    missing = {a.parent_id for a in adapters if a.parent_id is not None} - labels.keys()
+    for shared in session.scalars(select(Adapter).where(Adapter.id.in_(missing))):
+        labels[shared.id] = population.shared_label(shared)
     return [
         {
             "version": adapter.label,

@@ -2,15 +2,16 @@
 
 `text_count` is the number of the user's texts; `new_texts` is the number of those that
 came after the data of the newest adapter version, published or not. A version's data are
-the texts that were there when its refresh started. Whoever adds or removes texts, answers
+the texts that were there when its refresh started. Where the active version was withdrawn,
+those made before it was do not count: all texts are new. Whoever adds or removes texts, answers
 a message or ends a refresh calls the function for it in the same transaction. Whoever adds
 texts, or takes them for a refresh, asks for its `turn` first.
 """
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import DateTime, Select, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from server.store.tables.adapters import Adapter
 from server.store.tables.base import now
@@ -65,21 +66,7 @@ def recount(session: Session, user_id: int) -> None:
     session.flush()
     # A statement counts what was there when it began: it must not begin and then wait.
     lock_user(session, user_id)
-    data_as_of = (
-        select(func.coalesce(Refresh.started_at, Adapter.created_at))
-        .select_from(Adapter)
-        .outerjoin(
-            Refresh, (Refresh.adapter_id == Adapter.id) & (Refresh.user_id == Adapter.user_id)
-        )
-        .where(
-            Adapter.user_id == user_id,
-            # What a refresh made that then failed was learnt from in vain.
-            Refresh.status.is_(None) | Refresh.status.not_in(("failed", "cancelled")),
-        )
-        .order_by(Adapter.version.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
+    as_of = data_as_of(user_id).scalar_subquery()
     texts = select(func.count()).select_from(UserText).where(UserText.user_id == user_id)
     session.execute(
         update(User)
@@ -87,8 +74,29 @@ def recount(session: Session, user_id: int) -> None:
         .values(
             text_count=texts.scalar_subquery(),
             new_texts=texts.where(
-                data_as_of.is_(None) | (UserText.created_at > data_as_of)
+                as_of.is_(None) | (UserText.created_at > as_of)
             ).scalar_subquery(),
         )
         .execution_options(synchronize_session=False)
+    )
+
+
+def data_as_of(user_id: int) -> Select[datetime]:
+    """Return the query for the moment of the newest version's data; empty without a version."""
+    owner = aliased(User)
+    return (
+        select(func.coalesce(Refresh.started_at, Adapter.created_at))
+        .select_from(Adapter)
+        .join(owner, owner.id == Adapter.user_id)
+        .outerjoin(
+            Refresh, (Refresh.adapter_id == Adapter.id) & (Refresh.user_id == Adapter.user_id)
+        )
+        .where(
+            Adapter.user_id == user_id,
+            owner.unlearnt_at.is_(None) | (Adapter.created_at > owner.unlearnt_at),
+            # What a refresh made that then failed was learnt from in vain.
+            Refresh.status.is_(None) | Refresh.status.not_in(("failed", "cancelled")),
+        )
+        .order_by(Adapter.version.desc())
+        .limit(1)
     )

@@ -15,9 +15,16 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from server.errors import BadRequestError, ConflictError, UnknownUserError
+from server.errors import (
+    BadRequestError,
+    ConflictError,
+    ReservedUserError,
+    UnknownUserError,
+    UnprocessableError,
+)
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import (
+    POPULATION,
     ApiKey,
     AuditEntry,
     Conversation,
@@ -39,6 +46,7 @@ class UserSummary:
     name: str
     created_at: datetime
     consent: bool
+    shares: bool
     facts: int
     texts: int
     adapter: str | None
@@ -49,25 +57,45 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def add_user(session: Session, name: str, consent: bool = True) -> tuple[User, str]:
+def add_user(
+    session: Session, name: str, consent: bool = True, shares: bool = False
+) -> tuple[User, str]:
     """Add a user and return it with its key.
 
     Raises:
         BadRequestError: The name has other characters than letters, digits, `_`, `.`, `-`.
+        ReservedUserError: It is the population's.
+        UnprocessableError: The user is to share texts without consent to training.
         ConflictError: The name is taken.
     """
+    if name == POPULATION:
+        raise ReservedUserError(name)
     if not NAME_PATTERN.fullmatch(name):
         raise BadRequestError(
             f"{name!r} cannot be a user name: use 1 to 64 letters, digits, '_', '.' or '-', "
             "not starting with '.' or '-'."
         )
-    user = User(name=name, consent=consent)
+    require_consent(name, consent, shares)
+    user = User(name=name, consent=consent, shares=shares)
     session.add(user)
     try:
         session.flush()
     except IntegrityError:
         raise ConflictError(f"There is a user {name!r} already: choose another name.") from None
     return user, add_key(session, "user", user)
+
+
+def require_consent(name: str, consent: bool, shares: bool) -> None:
+    """Refuse to share the texts of who gave no consent to training.
+
+    Raises:
+        UnprocessableError: That is what was asked for.
+    """
+    if shares and not consent:
+        raise UnprocessableError(
+            f"{name} gives no consent to training, so the texts cannot be shared either: "
+            "consent first."
+        )
 
 
 def add_key(session: Session, role: Role, user: User | None = None) -> str:
@@ -79,11 +107,14 @@ def add_key(session: Session, role: Role, user: User | None = None) -> str:
 
 
 def find_user(session: Session, name: str) -> User:
-    """Return the user of this name.
+    """Return the person of this name.
 
     Raises:
+        ReservedUserError: It is the population's name (see `server.population`).
         UnknownUserError: There is none.
     """
+    if name == POPULATION:
+        raise ReservedUserError(name)
     user = session.scalar(select(User).where(User.name == name))
     if user is None:
         raise UnknownUserError(name)
@@ -96,7 +127,7 @@ def lock_user(session: Session, user_id: int) -> None:
 
 
 def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
-    """Sum up all users, or the one of this name, in one query, ordered by name."""
+    """Sum up all persons, or the one of this name, in one query, ordered by name."""
     facts = select(func.count(Fact.id)).where(Fact.user_id == User.id).scalar_subquery()
     texts = select(func.count(UserText.id)).where(UserText.user_id == User.id).scalar_subquery()
     active = (
@@ -104,7 +135,7 @@ def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
         .where(Adapter.user_id == User.id, Adapter.state == "active")
         .scalar_subquery()
     )
-    query = select(User, facts, texts, active).order_by(User.name)
+    query = select(User, facts, texts, active).where(User.kind == "person").order_by(User.name)
     if name is not None:
         query = query.where(User.name == name)
     return [
@@ -112,6 +143,7 @@ def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
             name=user.name,
             created_at=user.created_at,
             consent=user.consent,
+            shares=user.shares,
             facts=n_facts,
             texts=n_texts,
             adapter=None if version is None else f"v{version}",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.exc import IntegrityError
 
 from server import adapter_store, leases, pointer, refreshes, registry
@@ -71,11 +71,26 @@ def test_migrations_make_the_tables_that_the_code_knows(database: Database) -> N
 def test_older_stores_keep_their_texts(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'old.db'}")
     database.migrate(tmp_path, to="0003")
-    with database.write() as session:
-        user = add_user(session, "mina")[0]
-        memory.add_texts(session, user, texts(3))
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (name, consent, memory_version, text_count, new_texts,"
+                " failures, created_at) VALUES ('mina', 1, 1, 3, 3, 0, '2026-01-01 00:00:00')"
+            )
+        )
+        for number, one in enumerate(texts(3)):
+            row = {"text": one.text, "position": number, "fingerprint": one.fingerprint()}
+            connection.execute(
+                text(
+                    "INSERT INTO texts (user_id, query, text, position, source, fingerprint,"
+                    " created_at) VALUES (1, 'q', :text, :position, 'import', :fingerprint,"
+                    " '2026-01-01 00:00:00')"
+                ),
+                row,
+            )
     database.migrate(tmp_path)
     with database.write() as session:
+        user = find_user(session, "mina")
         kept = memory.texts(session, user)
         assert [(one.id, one.text) for one in kept] == [(n + 1, f"text {n}") for n in range(3)]
         assert memory.add_texts(session, user, texts(4)) == 1

@@ -23,6 +23,7 @@ WAYS = {
     ("active", "retired"),
     ("retired", "active"),
     ("retired", "erased"),
+    *((state, "withdrawn") for state in ("candidate", "active", "retired")),
 }
 
 

@@ -1,4 +1,4 @@
-"""The tables of users' adapter versions, and of the requests that use them now."""
+"""The tables of adapter versions, of who is in them, and of the requests that use them now."""
 
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,9 @@ class Adapter(Base):
     """One immutable adapter version of a user.
 
     States: candidate → active → retired (→ active, by rollback) → erased (its files are
-    gone), or candidate → rejected.
+    gone), or candidate → rejected. From candidate, active and retired → withdrawn: it learnt,
+    itself or through its parents, from somebody who left the population; its files go as soon
+    as no request uses it, and `erased_at` says when.
     """
 
     __tablename__ = "adapters"
@@ -37,7 +39,9 @@ class Adapter(Base):
     folder: Mapped[str] = mapped_column(Text)
     base_model: Mapped[str] = mapped_column(Text)
     method: Mapped[str] = mapped_column(String(16))
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id", ondelete="SET NULL"))
+    parent_id: Mapped[int | None] = mapped_column(
+        ForeignKey("adapters.id", ondelete="SET NULL"), index=True
+    )
     checksums: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     reason: Mapped[str] = mapped_column(Text, default="")
@@ -59,6 +63,20 @@ class Adapter(Base):
     def label(self) -> str:
         """The version as the API shows it, such as `v2`."""
         return f"v{self.version}"
+
+
+class AdapterMember(Base):
+    """A person whose texts a version of the population was trained on.
+
+    No foreign key to the person: whoever is gone must still be known to have been in it.
+    """
+
+    __tablename__ = "adapter_members"
+
+    adapter_id: Mapped[int] = mapped_column(
+        ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(primary_key=True, index=True)
 
 
 class Lease(Base):

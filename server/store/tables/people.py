@@ -8,9 +8,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.tables.base import Base, now
 
+POPULATION = "@population"
+"""The name of the row that owns the shared adapter; no person can be named so."""
+
 
 class User(Base):
-    """One person whom the model answers in that person's own way."""
+    """One person whom the model answers in that person's own way.
+
+    `kind` is `person`, or `population` for the one row that owns the adapter trained on the
+    texts of all who share theirs: it has versions and refreshes, and nothing else.
+    """
 
     __tablename__ = "users"
     __table_args__ = (
@@ -29,7 +36,10 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(16), default="person")
     consent: Mapped[bool] = mapped_column(default=True)
+    # Whether the user's texts may go into the population's adapter; never without consent.
+    shares: Mapped[bool] = mapped_column(default=False)
     # Counts changes of facts and texts: pinned contexts and indexes of older versions are stale.
     memory_version: Mapped[int] = mapped_column(default=0)
     # Kept by `server.store.counters`: texts in all, and those younger than the data of the
@@ -44,6 +54,8 @@ class User(Base):
     # Failed refreshes in a row, and until when the next one waits because of them.
     failures: Mapped[int] = mapped_column(default=0)
     retry_at: Mapped[datetime | None]
+    # When the active version was withdrawn: what older versions had learnt counts as new.
+    unlearnt_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
