@@ -1,10 +1,12 @@
 """A workshop with people who share their texts, and the population's refreshes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MethodType
 
 from refresh_workshop import Workshop
 from sqlalchemy import select
 
+from adapt import workflow
 from server import permissions, population, withdrawal
 from server.store.tables.adapters import Adapter, AdapterMember
 from server.store.tables.people import User
@@ -51,3 +53,29 @@ class SharedWorkshop(Workshop):
                 .where(AdapterMember.adapter_id == adapter.id)
                 .order_by(AdapterMember.user_id)
             ).all()
+
+    def files(self) -> list[str]:
+        """The folder of each file of versions and of unfinished refreshes."""
+        roots = (self.home / "adapters", self.home / "work")
+        return sorted(
+            str(path.parent.relative_to(self.home))
+            for root in roots
+            for path in root.rglob("*")
+            if path.is_file()
+        )
+
+
+def before(part: str, name: str, act: Callable[[], None]) -> Callable[[workflow.Steps], None]:
+    """Do something right before a step."""
+
+    def fragile(steps: workflow.Steps) -> None:
+        owner = getattr(steps, part)
+        original = getattr(owner, name)
+
+        def step(_owner: object, *args: object) -> object:
+            act()
+            return original(*args)
+
+        setattr(owner, name, MethodType(step, owner))
+
+    return fragile

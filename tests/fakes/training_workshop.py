@@ -77,7 +77,7 @@ class TrainingWorkshop(SharedWorkshop):
 
     def __init__(self, home: Path, tokenizer: ChatTokenizer, engine: ScriptedEngine) -> None:
         super().__init__(home, tokenizer, engine)
-        small = {"context_tokens": 128, "context_texts": 2}
+        small = {"context_tokens": 96, "context_texts": 1}
         self.settings = self.settings.model_copy(
             update={**small, "admin_key": SecretStr(ADMIN_KEY)}
         )

@@ -1,7 +1,7 @@
 """Refreshes of the population, and of those who go on from it, through the real queue."""
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 
@@ -9,7 +9,7 @@ import pytest
 from refresh_workshop import KilledError, ScriptedTrainer
 from running_stack import wait_until
 from scripted_engine import ScriptedEngine
-from shared_workshop import SharedWorkshop
+from shared_workshop import SharedWorkshop, before
 
 from adapt import workflow
 from adapt.gate import HeldOutLosses, Verdict
@@ -20,7 +20,6 @@ from perce.tokens import ChatTokenizer
 from server import pointer
 from server.store import memory
 from server.store.memory import NewText
-from server.store.tables.people import User
 
 
 @pytest.fixture
@@ -28,33 +27,6 @@ def workshop(
     tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
 ) -> SharedWorkshop:
     return SharedWorkshop(tmp_path, chat_tokenizer, scripted_engine)
-
-
-def before(part: str, name: str, act: Callable[[], None]) -> Callable[[workflow.Steps], None]:
-    """Do something right before a step."""
-
-    def fragile(steps: workflow.Steps) -> None:
-        owner = getattr(steps, part)
-        original = getattr(owner, name)
-
-        def step(_owner: object, *args: object) -> object:
-            act()
-            return original(*args)
-
-        setattr(owner, name, MethodType(step, owner))
-
-    return fragile
-
-
-def files(workshop: SharedWorkshop) -> list[str]:
-    """The versions' folders and the unfinished refreshes that are on disk."""
-    roots = (workshop.home / "adapters", workshop.home / "work")
-    return sorted(
-        str(path.parent.relative_to(workshop.home))
-        for root in roots
-        for path in root.rglob("*")
-        if path.is_file()
-    )
 
 
 def test_a_refresh_of_the_population_learns_from_those_who_share(
@@ -74,7 +46,7 @@ def test_a_refresh_of_the_population_learns_from_those_who_share(
     assert (examples["users"], examples["held_out_users"]) == (2, 1)
     assert (examples["train"], examples["held_out"]) == (26, 16)
     assert list(workshop.engine.loaded) == [adapter.name]
-    assert files(workshop) == [str(Path(adapter.folder).relative_to(workshop.home))] * 3
+    assert workshop.files() == [str(Path(adapter.folder).relative_to(workshop.home))] * 3
     owner = workshop.read(shared)
     assert (owner.text_count, owner.new_texts, owner.failures) == (0, 0, 0)
     # Nobody's own texts count as learnt.
@@ -104,7 +76,7 @@ def test_without_texts_to_learn_from_the_population_stays_as_it_is(
         ended = workshop.refreshed(shared)
     assert (ended.status, ended.verdict) == ("succeeded", "reject")
     assert "attune users share" in (ended.reason or "")
-    assert (workshop.adapters(shared), files(workshop)) == ([], [])
+    assert (workshop.adapters(shared), workshop.files()) == ([], [])
 
 
 def test_a_first_refresh_goes_on_from_the_populations_version(workshop: SharedWorkshop) -> None:
@@ -136,105 +108,6 @@ def test_a_damaged_version_of_the_population_is_no_start(workshop: SharedWorksho
     assert workshop.trainer.starts == [None, None]
     assert ended.report["held_out_loss"]["incumbent"] is None
     assert workshop.adapters(ada)[0].parent_id is None
-
-
-def test_whoever_leaves_stops_what_the_population_learns(workshop: SharedWorkshop) -> None:
-    mina, _ = workshop.sharing("mina", "wilf")
-    shared = workshop.population()
-    seen: list[int] = []
-
-    def during(step: int) -> None:
-        seen.append(step)
-        if step == 1:
-            workshop.leave(mina)
-
-    workshop.trainer.during = during
-    with workshop.worker():
-        ended = workshop.refreshed(shared)
-    assert (ended.status, ended.verdict, seen) == ("cancelled", None, [1])
-    assert "left the population" in (ended.reason or "")
-    assert (workshop.adapters(shared), files(workshop)) == ([], [])
-    assert workshop.read(shared).failures == 0
-
-
-def test_nobodys_texts_are_read_after_somebody_left(workshop: SharedWorkshop) -> None:
-    users = workshop.sharing("mina", "wilf", "anders")
-    shared = workshop.population()
-    read: list[int] = []
-
-    def fragile(steps: workflow.Steps) -> None:
-        note = steps.claims.note
-
-        def leaving(_claims: object, refresh_id: str, **progress: object) -> None:
-            read.append(len(read))
-            if len(read) == 2:
-                workshop.leave(users[0])
-            note(refresh_id, **progress)
-
-        setattr(steps.claims, "note", MethodType(leaving, steps.claims))  # noqa: B010
-
-    with workshop.worker(fragile=fragile):
-        ended = workshop.refreshed(shared)
-    assert (ended.status, read) == ("cancelled", [0, 1])
-    assert (workshop.trainer.starts, files(workshop)) == ([], [])
-
-
-def test_what_is_made_of_a_member_who_is_gone_is_not_published(workshop: SharedWorkshop) -> None:
-    users = workshop.sharing("mina", "wilf", "anders")
-    shared = workshop.population()
-
-    def vanish() -> None:
-        with workshop.database.write() as session:
-            session.delete(session.get_one(User, users[0].id))
-
-    with workshop.worker(fragile=before("rollout", "publish", vanish)):
-        ended = workshop.refreshed(shared)
-    assert (ended.status, ended.verdict) == ("cancelled", None)
-    assert "refresh again" in (ended.reason or "")
-    assert (workshop.adapters(shared), files(workshop)) == ([], [])
-
-
-@pytest.mark.parametrize(
-    ("part", "step"), [("training", "train"), ("candidate", "gate"), ("rollout", "publish")]
-)
-def test_nothing_goes_on_from_a_version_that_was_withdrawn(
-    workshop: SharedWorkshop, part: str, step: str
-) -> None:
-    mina, _ = workshop.sharing("mina", "wilf")
-    ada = workshop.user("ada")
-    shared = workshop.population()
-    with workshop.worker():
-        workshop.refreshed(shared)
-    with workshop.worker(fragile=before(part, step, lambda: workshop.leave(mina))):
-        ended = workshop.refreshed(ada)
-    assert (ended.status, ended.verdict, ended.error) == ("cancelled", None, None)
-    assert "left the population" in (ended.reason or "")
-    assert workshop.adapters(ada) == []
-    assert not (workshop.home / "work" / ended.id).exists()
-    person = workshop.read(ada)
-    assert (person.failures, person.retry_at, person.new_texts) == (0, None, 16)
-    with workshop.worker():
-        again = workshop.refreshed(ada)
-    assert (again.verdict, workshop.trainer.starts[-1]) == ("publish", None)
-
-
-@pytest.mark.parametrize("step", ["_place", "warm", "activate"])
-def test_a_version_that_is_withdrawn_before_it_answers_never_does(
-    workshop: SharedWorkshop, step: str
-) -> None:
-    mina, _ = workshop.sharing("mina", "wilf")
-    ada = workshop.user("ada")
-    shared = workshop.population()
-    with workshop.worker():
-        workshop.refreshed(shared)
-    with workshop.worker(fragile=before("rollout", step, lambda: workshop.leave(mina))) as steps:
-        ended = workshop.refreshed(ada)
-        steps.jobs.drain(shared.id)
-        wait_until(lambda: files(workshop) == [], 120)
-        wait_until(lambda: not workshop.engine.loaded, 120)
-    assert (ended.status, ended.error) == ("cancelled", None)
-    assert [one.state for one in workshop.adapters(ada)] == ["withdrawn"]
-    assert workshop.read(ada).new_texts == 16
 
 
 def test_a_version_of_the_population_that_came_meanwhile_is_not_replaced(
