@@ -5,8 +5,7 @@ adapters come and go. One refresh at a time uses it.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from adapt.errors import CandidateRefusedError
@@ -22,7 +20,7 @@ from adapt.gate import GeneralLosses, HeldOutLosses
 from adapt.general import general_replies
 from adapt.membership import LearntLosses
 from adapt.word_order import OrderLosses, shuffle_words
-from perce.adapter import load_adapter, new_adapter, remove_adapter, save_adapter
+from perce.adapter import loaded_adapter, save_adapter, started_adapter
 from perce.adapter_files import AdapterError, BrokenWeights, check_adapter, model_fingerprint
 from perce.evaluate import ExampleLoss, held_out_losses, personal_mask
 from perce.example import Example
@@ -124,7 +122,7 @@ class Trainer:
             TrainingDiverged: The loss is not finite.
             CandidateRefusedError: The trained weights are not.
         """
-        with self._adapted(hyper, start) as model:
+        with started_adapter(self._base, hyper, start) as model:
             result = train_adapter(model, examples, hyper, on_step)
             try:
                 save_adapter(model, folder)
@@ -230,20 +228,8 @@ class Trainer:
         return load_model(self._name, self._device)
 
     def _losses_with(self, folder: Path, examples: Sequence[Example]) -> list[ExampleLoss]:
-        model = load_adapter(self._base, folder, trainable=False)
-        try:
+        with loaded_adapter(self._base, folder) as model:
             return held_out_losses(model, examples)
-        finally:
-            remove_adapter(model)
-
-    @contextmanager
-    def _adapted(self, hyper: Hyperparameters, start: Path | None) -> Iterator[PeftModel]:
-        """The base model with a trainable adapter on it, taken off again at the end."""
-        model = new_adapter(self._base, hyper) if start is None else load_adapter(self._base, start)
-        try:
-            yield model
-        finally:
-            remove_adapter(model)
 
 
 def _refused(error: AdapterError) -> CandidateRefusedError:

@@ -4,7 +4,8 @@ Folders are plain PEFT folders, which `peft` and vLLM load; what a folder must f
 `perce.adapter_files`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
@@ -67,6 +68,48 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, trainable: bool = T
             f"The adapter in {folder} does not fit this base model: its tensors are of other "
             "shapes. Roll back to another version or train it anew."
         ) from error
+
+
+def start_adapter(
+    model: PreTrainedModel, hyper: Hyperparameters, start: Path | str | None
+) -> PeftModel:
+    """Put the adapter that training begins with on a base model, which changes in place.
+
+    Args:
+        model: The base model.
+        hyper: Of a fresh adapter.
+        start: The folder of the adapter to go on from; None for a fresh one.
+
+    Raises:
+        perce.adapter_files.AdapterError: See `load_adapter`.
+    """
+    return new_adapter(model, hyper) if start is None else load_adapter(model, start)
+
+
+@contextmanager
+def started_adapter(
+    model: PreTrainedModel, hyper: Hyperparameters, start: Path | str | None
+) -> Iterator[PeftModel]:
+    """The same for a while: at the end the adapter is taken off again."""
+    started = start_adapter(model, hyper, start)
+    try:
+        yield started
+    finally:
+        remove_adapter(started)
+
+
+@contextmanager
+def loaded_adapter(model: PreTrainedModel, folder: Path | str) -> Iterator[PeftModel]:
+    """A base model with a saved adapter that is not trained, taken off again at the end.
+
+    Raises:
+        perce.adapter_files.AdapterError: See `load_adapter`.
+    """
+    loaded = load_adapter(model, folder, trainable=False)
+    try:
+        yield loaded
+    finally:
+        remove_adapter(loaded)
 
 
 def save_adapter(peft_model: PeftModel, folder: Path | str) -> None:

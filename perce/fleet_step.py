@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from perce.adapter import load_adapter, new_adapter
+from perce.adapter import start_adapter
 from perce.errors import AttuneError
 from perce.example import Example
 from perce.hyperparameters import Hyperparameters
@@ -64,7 +64,7 @@ class Trainee:
         """
         for example in examples:
             _check_example(example, model.config.get_text_config().vocab_size)
-        adapted = new_adapter(model, hyper) if start is None else load_adapter(model, start)
+        adapted = start_adapter(model, hyper, start)
         adapter = UserAdapter.taken_off(adapted)
         return cls(adapter, Run(list(adapter.state.values()), examples, hyper))
 

@@ -8,12 +8,13 @@ from transformers import PreTrainedModel
 from users_bench import DOG, SEA, SETTINGS, WRITERS, quiet, writer
 
 from adapt.dataset import ContextBudget
+from perce.adapter import loaded_adapter
 from perce.datasets.writers import Writer
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.kept import Kept
 from scripts.attune.bench.users.comparison import compare
-from scripts.attune.bench.users.measure import adapted, loaded, loss_on_tests
+from scripts.attune.bench.users.measure import adapted, loss_on_tests
 from scripts.attune.bench.users.population import Populations
 from scripts.attune.bench.users.rates import Rates
 from scripts.attune.bench.users.settings import BadChoice, Method, Settings
@@ -81,7 +82,7 @@ def test_an_adapter_that_goes_on_from_the_population_starts_at_its_weights(
     [shown] = [prepare(WRITERS[1], base, learnt.recipe)]
     populations = Populations(base, Kept(tmp_path / "populations"), tmp_path)
     shared = populations.of([shown], learnt.hyper_for("population", 1e-2))
-    with loaded(base, shared.folder) as model:
+    with loaded_adapter(base.model, shared.folder) as model:
         expected = loss_on_tests(model, shown)
     still = learnt.hyper_for("population_perce", 1e-12)
     with adapted(base, shown.train, still, shared.folder) as own:

@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from perce.adapter import load_adapter, new_adapter, remove_adapter
+from perce.adapter import started_adapter
 from perce.evaluate import Mask, held_out_losses, mean_loss, mean_personal_loss
 from perce.example import Example
 from perce.generation import generate_replies
@@ -66,21 +66,8 @@ def adapted(
     Raises:
         perce.train.TrainingDiverged: The learning rate is too high.
     """
-    model = new_adapter(base.model, hyper) if start is None else load_adapter(base.model, start)
-    try:
+    with started_adapter(base.model, hyper, start) as model:
         yield Adapted(model, train_adapter(model, examples, hyper).seconds)
-    finally:
-        remove_adapter(model)
-
-
-@contextmanager
-def loaded(base: Base, folder: Path) -> Iterator[PeftModel]:
-    """The base model with a saved adapter, which is taken off again at the end."""
-    model = load_adapter(base.model, folder, trainable=False)
-    try:
-        yield model
-    finally:
-        remove_adapter(model)
 
 
 def loss_on_tests(model: PreTrainedModel | PeftModel, subject: Subject) -> float:

@@ -6,11 +6,12 @@ from math import inf
 from pathlib import Path
 from statistics import fmean
 
+from perce.adapter import loaded_adapter
 from perce.hyperparameters import Hyperparameters
 from perce.train import TrainingDiverged
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.kept import Kept
-from scripts.attune.bench.users.measure import adapted, loaded, loss_on_tests
+from scripts.attune.bench.users.measure import adapted, loss_on_tests
 from scripts.attune.bench.users.population import Populations
 from scripts.attune.bench.users.settings import BadChoice, Method, Settings
 from scripts.attune.bench.users.subject import Subject
@@ -111,7 +112,9 @@ class Rates:
         return kept
 
     def _population_loss(self, hyper: Hyperparameters) -> float:
-        with loaded(self.base, self.populations.of(self._shown, hyper).folder) as model:
+        with loaded_adapter(
+            self.base.model, self.populations.of(self._shown, hyper).folder
+        ) as model:
             return fmean(loss_on_tests(model, subject) for subject in self._unseen)
 
     @property
