@@ -9,13 +9,14 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from perce.adapter import loaded_adapter
 from perce.adapter_files import model_fingerprint
 from perce.datasets.writers import Writer
 from perce.errors import AttuneError
 from perce.evaluate import Mask, personal_mask
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.kept import Kept, name_of
-from scripts.attune.bench.users.measure import UserFigures, adapted, loaded, measure
+from scripts.attune.bench.users.measure import UserFigures, adapted, measure
 from scripts.attune.bench.users.population import Population, Populations
 from scripts.attune.bench.users.rates import Rates, Trial
 from scripts.attune.bench.users.settings import SHARING, Method, Settings
@@ -145,7 +146,7 @@ class _Run:
         match method:
             case "population":
                 shared = self._population(rate)
-                with loaded(self.base, shared.folder) as model:
+                with loaded_adapter(self.base.model, shared.folder) as model:
                     return self._figures(model, subject, self._share(shared))
             case "population_perce":
                 shared = self._population(self._population_rate)
@@ -192,8 +193,17 @@ def _prepared(group: Group, base: Base, settings: Settings, kept: Kept, work: Pa
     evaluated = tuple(map(ready, group.evaluated))
     training = tuple(map(ready, group.others[: settings.training_users])) if choosing else ()
     population = tuple(map(ready, group.others[: settings.population_users])) if sharing else ()
-    masks = {subject.name: personal_mask(base.model, subject.test) for subject in evaluated}
+    masks = {subject.name: _masks(subject, base, kept) for subject in evaluated}
     return _Run(base, settings, evaluated, training, population, masks, kept, work)
+
+
+def _masks(subject: Subject, base: Base, kept: Kept) -> list[Mask]:
+    """Which tokens of a user's tests are personal."""
+
+    def found() -> list[list[bool]]:
+        return [mask.tolist() for mask in personal_mask(base.model, subject.test)]
+
+    return [np.array(mask, np.bool_) for mask in kept.recall(["personal", subject.name], found)]
 
 
 def _name(writers: Sequence[Writer], base: Base, settings: Settings) -> str:
