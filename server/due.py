@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from server import population
 from server.errors import BadRequestError
-from server.refreshes import MIN_SHARING, MIN_TEXTS, without_refresh
+from server.refreshes import MIN_SHARING, MIN_TEXTS, shares_enough, without_refresh
 from server.store import counters
 from server.store.tables.people import User, UserText
 
@@ -95,7 +95,7 @@ def population_due(
         at: The moment.
         most_texts: How many texts it takes at most.
     """
-    member = and_(population.shares(), User.text_count >= MIN_TEXTS)
+    member = shares_enough()
     users, texts = session.execute(
         select(func.count(), func.coalesce(func.sum(User.text_count), 0)).where(member)
     ).one()

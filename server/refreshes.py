@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -71,6 +71,11 @@ def without_refresh() -> ColumnElement[bool]:
     return User.id.not_in(select(Refresh.user_id).where(Refresh.status.in_(OPEN)))
 
 
+def shares_enough() -> ColumnElement[bool]:
+    """Return the condition, for a query over users, that the population can learn from them."""
+    return and_(population.shares(), User.text_count >= MIN_TEXTS)
+
+
 def list_refreshes(session: Session, user: User) -> Sequence[Refresh]:
     """Return the user's refreshes, newest first."""
     return session.scalars(
@@ -107,9 +112,7 @@ def _require_texts(session: Session, user: User) -> None:
 
 
 def _require_sharing(session: Session) -> None:
-    users = session.scalars(
-        select(func.count(User.id)).where(population.shares(), User.text_count >= MIN_TEXTS)
-    ).one()
+    users = session.scalars(select(func.count(User.id)).where(shares_enough())).one()
     if users < MIN_SHARING:
         raise UnprocessableError(
             f"The population needs {MIN_SHARING} users who share at least {MIN_TEXTS} texts "
