@@ -5,14 +5,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from remembered_drains import RememberedDrains
 from scripted_engine import ScriptedEngine
 from shelf import BASE_MODEL, Shelf
 
 from server import leases, pointer, registry
 from server.damage import Damage, ServedBase
 from server.engine import Engine
-from server.errors import JobsUnavailableError
-from server.jobs import Jobs
 from server.leases import Leases
 from server.settings import Settings
 from server.store.tables.adapters import Adapter, Lease
@@ -21,23 +20,9 @@ from server.store.users import erase_user
 from server.upkeep import Upkeep
 
 
-class ScriptedJobs(Jobs):
-    """A queue that remembers which drains it was asked for, or is away."""
-
-    def __init__(self) -> None:
-        super().__init__("sqlite://")
-        self.drained: list[int] = []
-        self.away = False
-
-    def drain(self, user_id: int, workflow_id: str | None = None) -> None:
-        if self.away:
-            raise JobsUnavailableError()
-        self.drained.append(user_id)
-
-
 @pytest.fixture
-def jobs() -> ScriptedJobs:
-    return ScriptedJobs()
+def jobs() -> RememberedDrains:
+    return RememberedDrains()
 
 
 @pytest.fixture
@@ -55,7 +40,11 @@ Work = Callable[[Upkeep], Awaitable[None]]
 
 @pytest.fixture
 def upkeep(
-    shelf: Shelf, scripted_engine: ScriptedEngine, jobs: ScriptedJobs, held: Leases, damage: Damage
+    shelf: Shelf,
+    scripted_engine: ScriptedEngine,
+    jobs: RememberedDrains,
+    held: Leases,
+    damage: Damage,
 ) -> Callable[..., Upkeep]:
     def run(work: Work, **settings: float) -> Upkeep:
         chosen = Settings(home=shelf.home).model_copy(update=settings)
@@ -76,7 +65,7 @@ def test_a_flip_whose_drain_was_never_asked_for_is_finished(
     shelf: Shelf,
     upkeep: Callable[..., Upkeep],
     scripted_engine: ScriptedEngine,
-    jobs: ScriptedJobs,
+    jobs: RememberedDrains,
 ) -> None:
     mina, wilf = shelf.user("mina"), shelf.user("wilf")
     old, new = shelf.publish(mina), shelf.publish(mina)
@@ -91,7 +80,7 @@ def test_a_version_in_use_is_left_to_the_drain_that_waits_for_it(
     shelf: Shelf,
     upkeep: Callable[..., Upkeep],
     scripted_engine: ScriptedEngine,
-    jobs: ScriptedJobs,
+    jobs: RememberedDrains,
 ) -> None:
     user = shelf.user()
     old, _ = shelf.publish(user), shelf.publish(user)
@@ -103,7 +92,7 @@ def test_a_version_in_use_is_left_to_the_drain_that_waits_for_it(
 
 
 def test_a_claimed_erasure_and_a_lost_candidate_are_finished(
-    shelf: Shelf, upkeep: Callable[..., Upkeep], jobs: ScriptedJobs
+    shelf: Shelf, upkeep: Callable[..., Upkeep], jobs: RememberedDrains
 ) -> None:
     mina, wilf = shelf.user("mina"), shelf.user("wilf")
     claimed = shelf.publish(mina)
@@ -116,7 +105,7 @@ def test_a_claimed_erasure_and_a_lost_candidate_are_finished(
 
 
 def test_the_disk_budget_is_kept(
-    shelf: Shelf, upkeep: Callable[..., Upkeep], jobs: ScriptedJobs
+    shelf: Shelf, upkeep: Callable[..., Upkeep], jobs: RememberedDrains
 ) -> None:
     user = shelf.user()
     versions = [shelf.publish(user) for _ in range(3)]
@@ -141,7 +130,7 @@ def test_an_engine_or_a_queue_that_is_away_ends_nothing(
     shelf: Shelf,
     upkeep: Callable[..., Upkeep],
     scripted_engine: ScriptedEngine,
-    jobs: ScriptedJobs,
+    jobs: RememberedDrains,
 ) -> None:
     user = shelf.user()
     old, _ = shelf.publish(user), shelf.publish(user)

@@ -8,33 +8,19 @@ import pytest
 from fastapi.testclient import TestClient
 from gateway_calls import HELLO
 from population_versions import PopulationVersions
+from remembered_drains import RememberedDrains
 from scripted_engine import ScriptedEngine
 
 from server import leases, swap
 from server.engine import Engine
-from server.errors import EngineUnavailableError, JobsUnavailableError
+from server.errors import EngineUnavailableError
 from server.integrity import Integrity
-from server.jobs import Jobs
 from server.services import Services
 from server.store.tables.adapters import Adapter
 from server.store.tables.refreshes import Refresh
 from server.upkeep import Upkeep
 
 SHARES = {"shares": True}
-
-
-class RememberedDrains(Jobs):
-    """A queue that only remembers whose versions it was asked to drain, or is away."""
-
-    def __init__(self) -> None:
-        super().__init__("sqlite://")
-        self.drained: list[int] = []
-        self.away = False
-
-    def drain(self, user_id: int, workflow_id: str | None = None) -> None:
-        if self.away:
-            raise JobsUnavailableError()
-        self.drained.append(user_id)
 
 
 @pytest.fixture
