@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from gateway_command import GatewayCommand
 from pydantic import SecretStr
 from scripted_engine import ScriptedEngine
+from scripted_gateway import ScriptedGateway
 from shelf import Shelf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -178,3 +180,14 @@ def publish(services: Services, mina: str, tmp_path: Path) -> Callable[[], Adapt
 def adapter(publish: Callable[[], Adapter]) -> Adapter:
     """An active adapter version of mina's."""
     return publish()
+
+
+@pytest.fixture
+def fake_gateway() -> Iterator[ScriptedGateway]:
+    with ScriptedGateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def attune(fake_gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]) -> GatewayCommand:
+    return GatewayCommand(fake_gateway.url, capsys)

@@ -14,14 +14,8 @@ TEXT = "".join(text for text, _ in REPLY)
 
 
 @pytest.fixture
-def fake() -> Iterator[ScriptedGateway]:
-    with ScriptedGateway() as fake:
-        yield fake
-
-
-@pytest.fixture
-def gateway(fake: ScriptedGateway) -> Iterator[Gateway]:
-    with Gateway(fake.url, KEY) as gateway:
+def gateway(fake_gateway: ScriptedGateway) -> Iterator[Gateway]:
+    with Gateway(fake_gateway.url, KEY) as gateway:
         yield gateway
 
 
@@ -50,12 +44,12 @@ def test_a_chat_in_one_piece_equals_the_streamed_one(gateway: Gateway) -> None:
 
 
 def test_a_chat_sends_what_openai_and_the_extension_name(
-    gateway: Gateway, fake: ScriptedGateway
+    gateway: Gateway, fake_gateway: ScriptedGateway
 ) -> None:
     gateway.chat(
         chat(adapter="v1", contrast="adapter", persona=False, conversation="c1", store=False)
     )
-    _, path, body = fake.requests[-1]
+    _, path, body = fake_gateway.requests[-1]
     assert path == "/v1/chat/completions"
     assert body["user"] == "maeve"
     assert body["store"] is False
@@ -70,10 +64,10 @@ def test_a_chat_sends_what_openai_and_the_extension_name(
 
 
 def test_a_reply_is_scored_by_its_token_ids_where_they_are_known(
-    gateway: Gateway, fake: ScriptedGateway
+    gateway: Gateway, fake_gateway: ScriptedGateway
 ) -> None:
     gateway.pir("maeve", [{"role": "user", "content": "Hi"}], [5, 6], contrast="adapter")
-    body = fake.requests[-1][2]
+    body = fake_gateway.requests[-1][2]
     assert body["token_ids"] == [5, 6]
     assert "reply" not in body
 
@@ -90,9 +84,9 @@ def test_a_refused_stream_is_an_error_before_its_first_word(gateway: Gateway) ->
 
 
 def test_an_engine_that_dies_in_a_stream_is_an_error_after_the_first_words(
-    gateway: Gateway, fake: ScriptedGateway
+    gateway: Gateway, fake_gateway: ScriptedGateway
 ) -> None:
-    fake.break_stream = True
+    fake_gateway.break_stream = True
     stream = gateway.stream_chat(chat())
     assert isinstance(next(stream), Delta)
     with pytest.raises(GatewayError, match="engine went away"):
