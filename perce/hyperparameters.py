@@ -63,8 +63,8 @@ class Hyperparameters:
             they need not be kept; slower, and needs far less memory.
         autocast: Whether matrix products and attention of the layers are in bfloat16. The
             weights of base and adapter, the output layer and the loss keep their precision.
-            Faster where the hardware has it (CUDA, AMX); the adapter comes out a little
-            different, so it is not the default.
+            Faster where the hardware has it (CUDA, AMX), and many times slower on a CPU that
+            must emulate it; the adapter comes out a little different. So it is not the default.
         max_length: Most tokens of prompt and reply together; `perce.example.encode` cuts to it.
         seed: Seeds the first LoRA weights, the order of the examples and dropout.
 
