@@ -63,14 +63,15 @@ class People:
         for attribute in rng.sample(self.attributes, min(6 * count, len(self.attributes))):
             if len(facts) == count:
                 break
-            if attribute.group in groups:
+            group = attribute.group or attribute.name
+            if group in groups:
                 continue
             fact = self.fact(rng, attribute)
             asked = {fact.fill(q) for q in attribute.questions}
             if asked & taken:
                 continue
             taken |= asked
-            groups |= {attribute.group} - {""}
+            groups.add(group)
             facts.append(fact)
         return facts
 
