@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from scripts.persona.mix import STAGES, Mix, Stage
 from scripts.reference.batches import Batch, Encoded, Encoder, batches
+from scripts.reference.muon import Muon
 
 _PLAIN_ATTENTION = 640
 
@@ -43,7 +44,7 @@ class Run:
     """
 
     tokens: int
-    step_tokens: int = 12288
+    step_tokens: int = 8192
     batch_tokens: int = 2048
     widths: tuple[int, ...] = (256, 320, 384, 512, 2048)
     stages: tuple[Stage, ...] = STAGES
@@ -123,16 +124,16 @@ class Trainer:
         self.model = model.to(device)
         self.encoder, self.mix, self.run, self.folder = encoder, mix, run, folder
         self.device = device
+        self._bfloat16 = _has_bfloat16(device)
         self.progress = Progress()
         self._started, self._done_before = time.monotonic(), 0.0
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
         rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
         self.optimizers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
+            Muon(
                 matrices,
                 lr=run.learning_rate,
                 weight_decay=run.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
             ),
             torch.optim.AdamW(
                 rest, lr=run.learning_rate, betas=(0.9, 0.98), weight_decay=run.weight_decay
@@ -147,6 +148,8 @@ class Trainer:
     def train(self, report: Callable[[Progress], None], every_steps: int) -> None:
         """Train to the end of the run; call `report` and save a checkpoint now and then."""
         log = self.folder / "loss.jsonl"
+        # A model that is loaded is in evaluation mode, and each mode is compiled anew.
+        self.model.train()
         self._done_before = self._tokens_done()
         self._started = time.monotonic()
         for stage in self.run.stages:
@@ -241,9 +244,15 @@ class Trainer:
         self.model.set_attn_implementation("eager" if plain else "sdpa")
         ids_BT, position_BT = batch.ids_BT.to(self.device), batch.position_BT.to(self.device)
         at_N, labels_N = batch.at_N.to(self.device), batch.labels_N.to(self.device)
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self._bfloat16):
             hidden_BTC = self._body(
                 input_ids=ids_BT, position_ids=position_BT, use_cache=False
             ).last_hidden_state
             logits_NV = self.model.lm_head(hidden_BTC.flatten(0, 1)[at_N])
         return nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Whether a device multiplies in bfloat16; a CPU that only emulates it takes minutes a step."""
+    able = torch.cpu.get_capabilities()
+    return device != "cpu" or bool(able.get("avx512_bf16") or able.get("amx_bf16"))
