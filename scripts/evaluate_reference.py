@@ -25,8 +25,8 @@ from scripts.attune.bench.base import load_base
 from scripts.attune.up.demo import read_personas
 from scripts.persona.dialogue import PersonaChat
 from scripts.reference.adaptation import gain, invented_writers, real_writers, summary
-from scripts.reference.batches import Encoder
 from scripts.reference.conversations import ask_people, ten_turns, transcript
+from scripts.reference.encoding import Encoder
 from scripts.reference.evaluation import ask, probes, read
 from scripts.reference.perplexity import NgramBaseline, source_losses
 from scripts.reference.tokenizer import load_tokenizer

@@ -20,8 +20,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from scripts.persona.mix import FURTHER, STAGES, Mix
-from scripts.reference.batches import Encoder
 from scripts.reference.curve import plot_loss
+from scripts.reference.encoding import Encoder
 from scripts.reference.evaluation import ask, probes, read
 from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
 from scripts.reference.training import Progress, Run, Trainer, new_model

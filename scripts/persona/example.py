@@ -18,12 +18,14 @@ class Example:
             counts in the loss.
         context: Facts and earlier texts; empty where the persona is dropped.
         key: Words that the last answer must contain to be right; empty if open.
+        keys: Those of all its answers.
     """
 
     kind: str
     messages: tuple[Message, ...]
     context: tuple[ContextItem, ...] = ()
     key: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def chat(turns: Iterable[tuple[str, str]]) -> tuple[Message, ...]:

@@ -6,11 +6,13 @@ prompt, here as in serving; an empty context is the counterfactual without perso
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from perce.prompt import ContextItem, Message, fact_items
 from scripts.persona.english import lower_first, sentence
 from scripts.persona.example import Example, chat
 from scripts.persona.people import Fact, People, Turn
+from scripts.persona.small_talk import load_small_talk
 from scripts.persona.tables import Attribute, Category, Split, Tables, divide
 from scripts.persona.voices import Voice
 
@@ -40,6 +42,7 @@ class Generator:
         self.tables = tables
         self.split: Split = split
         self.people = People(tables, split, attributes)
+        self.small_talk = load_small_talk()
 
     def voice(self, rng: random.Random) -> Voice:
         """Compose a voice."""
@@ -50,19 +53,20 @@ class Generator:
         known = self.people.facts(rng, facts)
         asked = rng.sample(known, min(turns, len(known)))
         if rng.random() < 0.2:
-            said = [self.people.guess(rng, fact) for fact in asked]
-            return Example(
-                "question", self._messages(rng, [Turn(t.question, t.answer) for t in said])
-            )
+            guessed = [self.people.guess(rng, fact) for fact in asked]
+            said = [Turn(turn.question, turn.answer) for turn in guessed]
+            return Example("question", _chat(self._conversation(rng, said)))
         said = [self.people.turn(rng, fact) for fact in asked]
         if rng.random() < 0.2:
             said.insert(rng.randint(0, len(said)), self.people.unanswerable(rng, known))
+        said = self._conversation(rng, said)
         context = _fact_items(rng, known)
         if rng.random() < 0.15:
             voice = self.voice(rng)
             context += self.earlier_texts(rng, voice, rng.choice((1, 1, 2)))
             said = [Turn(t.question, voice.spell(rng, [t.answer]), t.key) for t in said]
-        return Example("question", self._messages(rng, said), tuple(context), said[-1].key)
+        keys = tuple(word for turn in said for word in turn.key)
+        return Example("question", _chat(said), tuple(context), said[-1].key, keys)
 
     def probe(self, rng: random.Random, facts: int) -> Example:
         """Ask one question about a person, for evaluation: open, with a known answer."""
@@ -86,8 +90,9 @@ class Generator:
         answer = " ".join(item.text for item in told)
         return Example("introduction", _chat([Turn(question, answer)]), tuple(items))
 
-    def _messages(self, rng: random.Random, turns: Sequence[Turn]) -> tuple[Message, ...]:
-        return _chat([Turn(self._said(rng, turn.question), turn.answer) for turn in turns])
+    def _conversation(self, rng: random.Random, turns: Sequence[Turn]) -> list[Turn]:
+        said = [replace(turn, question=self._said(rng, turn.question)) for turn in turns]
+        return self.small_talk.around(rng, said)
 
     def _said(self, rng: random.Random, question: str) -> str:
         """Put a lead before a question now and then; type it carelessly now and then."""

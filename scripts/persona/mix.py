@@ -86,20 +86,20 @@ STAGES = (
 
 _FURTHER = Stage(
     until=0.6,
-    language=0.03,
-    recall=0.02,
+    language=0.02,
+    recall=0.01,
     questions=0.22,
-    plain=0.30,
+    plain=0.40,
     introductions=0.03,
-    topics=0.22,
+    topics=0.16,
     written=0.08,
-    writing=0.05,
+    writing=0.04,
     persona_chat=0.03,
-    topical=0.02,
-    facts=(1, 6),
-    turns=6,
+    topical=0.01,
+    facts=(1, 7),
+    turns=8,
 )
-FURTHER = (_FURTHER, replace(_FURTHER, until=1.0, facts=(1, 8), turns=8, passage=7000))
+FURTHER = (_FURTHER, replace(_FURTHER, until=1.0, facts=(1, 8), passage=7000))
 """For a trained model: more plain facts, and less PersonaChat, which is soon known by heart."""
 
 

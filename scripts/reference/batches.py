@@ -7,23 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from perce.prompt import Message, prompt_pair
-from scripts.persona.example import Example
-from scripts.reference.tokenizer import END, START
+from scripts.reference.encoding import Encoded
 
 _OPEN_BATCHES = 4
 """Batches' worth of rows that stay open: with many to choose from, an example finds one that
 it nearly fills."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Token ids of an example, and which of them count in the loss."""
-
-    ids: list[int]
-    counted: list[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,57 +25,14 @@ class Batch:
             block of attention wherever positions do not go up by one.
         at_N: Positions in the flattened B·T whose next token counts.
         labels_N: Those next tokens.
+        weights_N: What each of them weighs.
     """
 
     ids_BT: torch.Tensor
     position_BT: torch.Tensor
     at_N: torch.Tensor
     labels_N: torch.Tensor
-
-
-class Encoder:
-    """Renders conversations as the chat template does, marking the answers."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-        self.pad: int = tokenizer.pad_token_id
-        self._backend = tokenizer.backend_tokenizer
-        self.end: int = tokenizer.eos_token_id
-        self._answer_head = self._ids(f"{START}assistant\n")
-
-    def example(self, example: Example) -> Encoded:
-        """Encode an example: every assistant message and its end mark count."""
-        messages = prompt_pair(example.messages, example.context).with_persona
-        return self.messages(messages)
-
-    def messages(self, messages: Sequence[Message]) -> Encoded:
-        """Encode messages that are ready for the template."""
-        ids = self._ids("".join(f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages))
-        return Encoded(ids, self._answers(ids))
-
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Encode a prompt that the model is to answer."""
-        return self.messages(messages).ids + self._answer_head
-
-    def _ids(self, text: str) -> list[int]:
-        # The backend is called directly: the wrapper's bookkeeping takes as long as the work.
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def _answers(self, ids: Sequence[int]) -> list[bool]:
-        """Mark what lies between an assistant's head and its end mark, the mark included."""
-        head = self._answer_head
-        counted = [False] * len(ids)
-        at = 0
-        while at < len(ids):
-            if ids[at] != head[0] or list(ids[at : at + len(head)]) != head:
-                at += 1
-                continue
-            at += len(head)
-            end = ids.index(self.end, at)
-            counted[at : end + 1] = [True] * (end + 1 - at)
-            at = end + 1
-        return counted
+    weights_N: torch.Tensor
 
 
 def batches(
@@ -134,16 +80,17 @@ def collate(rows: Sequence[Sequence[Encoded]], pad: int, width: int) -> Batch:
     """Lay examples end to end in rows, padded on the right, and collect what counts."""
     ids_BT = torch.full((len(rows), width), pad)
     position_BT = torch.zeros((len(rows), width), dtype=torch.long)
-    counts_BT = torch.zeros((len(rows), width), dtype=torch.bool)
+    weights_BT = torch.zeros((len(rows), width))
     for number, row in enumerate(rows):
         at = 0
         for example in row:
             end = at + len(example.ids)
             ids_BT[number, at:end] = torch.tensor(example.ids)
             position_BT[number, at:end] = torch.arange(end - at)
-            counts_BT[number, at:end] = torch.tensor(example.counted)
+            weights_BT[number, at:end] = torch.tensor(example.weights)
             at = end
         position_BT[number, at:] = torch.arange(width - at)
-    counts_BT[position_BT == 0] = False
-    next_N = counts_BT.reshape(-1).nonzero().squeeze(1)
-    return Batch(ids_BT, position_BT, next_N - 1, ids_BT.reshape(-1)[next_N])
+    weights_BT[position_BT == 0] = 0.0
+    next_N = weights_BT.reshape(-1).nonzero().squeeze(1)
+    ids_N, weights_N = ids_BT.reshape(-1)[next_N], weights_BT.reshape(-1)[next_N]
+    return Batch(ids_BT, position_BT, next_N - 1, ids_N, weights_N)

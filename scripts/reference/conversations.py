@@ -15,7 +15,7 @@ from perce.prompt import Message, fact_items, prompt_pair
 from scripts.attune.up.demo import Persona
 from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
-from scripts.reference.batches import Encoder
+from scripts.reference.encoding import Encoder
 from scripts.reference.generation import answers
 
 _HERE = Path(__file__).parent

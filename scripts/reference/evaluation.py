@@ -15,7 +15,8 @@ from perce.prompt import prompt_pair
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.tables import load_tables
-from scripts.reference.batches import Encoded, Encoder, collate
+from scripts.reference.batches import collate
+from scripts.reference.encoding import Encoded, Encoder
 from scripts.reference.generation import answers
 
 

@@ -7,7 +7,7 @@ from transformers import Qwen3ForCausalLM
 
 from perce.generation import generate_replies
 from perce.prompt import Message
-from scripts.reference.batches import Encoder
+from scripts.reference.encoding import Encoder
 
 _BATCH = 20
 

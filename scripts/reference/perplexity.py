@@ -21,7 +21,7 @@ from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.mix import STAGES, Mix
 from scripts.persona.tables import load_tables
-from scripts.reference.batches import Encoded, Encoder
+from scripts.reference.encoding import Encoded, Encoder
 from scripts.reference.evaluation import score
 
 _ORDER = 4
@@ -80,7 +80,7 @@ class NgramBaseline:
         ids = list(map(str, example.ids))
         return [
             -math.log(self._model.score(ids[at], ids[max(0, at - _ORDER + 1) : at]) or 1e-9)
-            for at, counts in enumerate(example.counted)
+            for at, counts in enumerate(example.weights)
             if counts
         ]
 

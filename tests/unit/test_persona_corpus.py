@@ -1,45 +1,33 @@
 import random
-import string
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
-from perce.prompt import ContextItem, prompt_pair
 from scripts.persona.books import Book, Passages
 from scripts.persona.dialogue import Conversation, PersonaChat, divide_personas, truecase
 from scripts.persona.english import sentence, speaks_of_user, to_second_person
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.names import invented_name
-from scripts.persona.people import Fact, People
+from scripts.persona.people import Fact, People, Turn
 from scripts.persona.recall import Recall
-from scripts.persona.tables import TableError, Tables, load_tables
+from scripts.persona.small_talk import load_small_talk
+from scripts.persona.tables import TableError, Tables, load_tables, read_lines
 from scripts.persona.topics import Topic, Topics, load_groups, load_topics
 from scripts.persona.variety import unique_share
 from scripts.persona.voices import Voice
 from scripts.persona.written import Person, WrittenPeople, load_people
-from scripts.reference.batches import Encoded, Encoder, batches, collate
-from scripts.reference.evaluation import is_right, probes, score
-from scripts.reference.tokenizer import load_tokenizer, train_tokenizer
-from scripts.reference.training import Run, new_model
-
-REFERENCE = Path(__file__).parents[2] / "perce" / "reference"
+from scripts.reference import conversations
+from scripts.reference.evaluation import is_right, probes
 
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
     return load_tables()
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(load_tokenizer(REFERENCE))
 
 
 def drawn(tables: Tables, split: str, count: int = 3) -> list[Fact]:
@@ -138,6 +126,26 @@ def test_a_bad_table_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "subjects.txt").write_text("= product\nZ the pan\n")
     with pytest.raises(TableError, match=r"subjects\.txt.*Z the pan"):
         load_tables(tmp_path)
+
+
+def test_small_talk_keeps_the_turns_in_their_order() -> None:
+    asked = [Turn(str(number), "Yes.") for number in range(3)]
+    talk = load_small_talk()
+    kinds = {line: kind for kind, each in talk.exchanges.items() for line in each.said}
+    seen: Counter[str] = Counter()
+    for seed in range(400):
+        said = talk.around(random.Random(seed), asked)
+        assert [turn for turn in said if turn in asked] == asked
+        added = [turn for turn in said if turn not in asked]
+        assert all(turn.answer in talk.exchanges[kinds[turn.question]].answers for turn in added)
+        seen.update(kinds[turn.question] for turn in added)
+        assert "goodbye" not in [kinds.get(turn.question) for turn in said[:-1]]
+    assert seen.keys() == talk.exchanges.keys()
+
+
+def test_the_evaluations_small_talk_is_not_trained_on() -> None:
+    trained = {line for each in load_small_talk().exchanges.values() for line in each.said}
+    assert trained.isdisjoint(read_lines(Path(conversations.__file__).parent / "small_talk.txt"))
 
 
 def no_others(rng: random.Random, count: int) -> list[str]:
@@ -266,84 +274,3 @@ def test_unique_share() -> None:
     assert unique_share(["a b c d"], 3) == 1.0
     assert unique_share(["a b c", "a b c"], 3) == 0.5
     assert unique_share(["a b"], 3) == 0.0
-
-
-@settings(deadline=None, max_examples=30)
-@given(content=st.text(string.printable, max_size=60))
-def test_encoding_is_the_chat_template(content: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
-    encoder = Encoder(load_tokenizer(REFERENCE))
-    pair = prompt_pair([{"role": "user", "content": content}], [ContextItem("fact", "I sew.")])
-    for messages in (pair.with_persona, pair.without_persona):
-        rendered = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
-        ids = tokenizer(rendered, add_special_tokens=False).input_ids
-        assert encoder.prompt(messages) == ids
-
-
-def test_only_answers_and_their_end_count(encoder: Encoder) -> None:
-    messages = (
-        {"role": "user", "content": "Hello?"},
-        {"role": "assistant", "content": "Hi there."},
-        {"role": "user", "content": "And?"},
-        {"role": "assistant", "content": "Bye."},
-    )
-    short = Example("dialogue", messages[:2])
-    encoded = [encoder.example(Example("dialogue", messages)), encoder.example(short)]
-    batch = collate([encoded], encoder.pad, width=64)
-    told = encoder.tokenizer.decode(batch.labels_N)
-    assert told == "Hi there.<|im_end|>Bye.<|im_end|>Hi there.<|im_end|>"
-    assert batch.ids_BT.reshape(-1)[batch.at_N + 1].equal(batch.labels_N)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=100, max_size=400))
-def test_packing_keeps_examples_whole_and_loses_none(lengths: list[int]) -> None:
-    examples = [Encoded([number + 1] * n, [True] * n) for number, n in enumerate(lengths)]
-    packed: Counter[int] = Counter()
-    for batch in batches(iter(examples), 64, (16, 32), pad=0):
-        assert batch.ids_BT.shape in ((4, 16), (2, 32))
-        packed.update(batch.ids_BT[batch.ids_BT != 0].tolist())
-        starts = batch.position_BT.reshape(-1) == 0
-        assert not starts[batch.at_N + 1].any()
-    whole = {number + 1: n for number, n in enumerate(lengths) if n <= 32}
-    assert all(whole[number] == count for number, count in packed.items())
-    still_open = sum(whole.values()) - packed.total()
-    assert still_open <= 4 * (64 + 64)
-
-
-def test_a_packed_row_scores_its_examples_as_if_each_were_alone(encoder: Encoder) -> None:
-    model = new_model(len(encoder.tokenizer), seed=3).eval()
-    examples = [
-        encoder.messages(
-            ({"role": "user", "content": said}, {"role": "assistant", "content": said * 2})
-        )
-        for said in ("Hello?", "Where do you live?", "And then what?")
-    ]
-    alone = torch.cat([score(model, one, encoder.pad) for one in examples])
-    batch = collate([examples], encoder.pad, width=256)
-    with torch.no_grad():
-        hidden_BTC = model.model(
-            input_ids=batch.ids_BT, position_ids=batch.position_BT, use_cache=False
-        ).last_hidden_state
-        logits_NV = model.lm_head(hidden_BTC.flatten(0, 1)[batch.at_N])
-    packed = logits_NV.log_softmax(-1).gather(1, batch.labels_N[:, None]).squeeze(1)
-    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
-
-
-def test_a_tokenizer_gives_every_text_back() -> None:
-    tokenizer = train_tokenizer(["a small text about a small dog"] * 3, 300)
-    for text in ("naïve café 👍", "a  b\n\nc", "don't 42"):
-        assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 2)
-
-
-def test_the_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
-    run = Run(tokens=100, learning_rate=1.0, warmup_steps=10, decay_share=0.5)
-    assert run.rate(0, 0.0) == pytest.approx(0.1)
-    assert run.rate(20, 0.4) == 1.0
-    assert run.rate(50, 0.75) == pytest.approx(0.5)
-    assert run.rate(90, 1.0) == 0.0
-    with pytest.raises(ValueError, match="positive"):
-        Run(tokens=0)

@@ -11,7 +11,6 @@ from scripts.persona.dialogue import Conversation
 from scripts.persona.tables import read_lines
 from scripts.reference import conversations
 from scripts.reference.adaptation import Gain, gain, invented_writers, summary
-from scripts.reference.batches import Encoder
 from scripts.reference.conversations import (
     Asked,
     Chat,
@@ -20,6 +19,7 @@ from scripts.reference.conversations import (
     ten_turns,
     transcript,
 )
+from scripts.reference.encoding import Encoder
 from scripts.reference.generation import answers
 from scripts.reference.tokenizer import load_tokenizer
 
