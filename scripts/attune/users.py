@@ -11,7 +11,9 @@ from perce.errors import AttuneError
 from scripts.attune.session import Session, connected, dumped
 from scripts.attune.tables import user_details, user_table
 
-app = typer.Typer(help="Add, list, show, share, export and erase users.", no_args_is_help=True)
+app = typer.Typer(
+    help="Add, list, show, export and erase users; what they allow.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 
@@ -60,6 +62,24 @@ def list_users(session: Session) -> None:
 def show(session: Session, name: Name) -> None:
     """Show one user."""
     user = session.gateway.user(name)
+    session.show(user, lambda: user_details(user))
+
+
+@app.command()
+@connected
+def consent(
+    session: Session,
+    name: Name,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="The user agrees no longer; ends sharing too.")
+    ] = False,
+) -> None:
+    """Record that a user agrees to adapters trained on their texts.
+
+    With --withdraw nothing is trained on them any more, and a refresh under way is cancelled. Their
+    own versions stay, until the user is erased; what others learnt from them is withdrawn.
+    """
+    user = session.gateway.change_user(name, consent=not withdraw)
     session.show(user, lambda: user_details(user))
 
 

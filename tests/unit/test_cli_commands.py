@@ -15,7 +15,7 @@ COMMANDS = [
     "chat",
     "pir",
     "refresh",
-    *[f"users {name}" for name in ("add", "list", "show", "export", "erase")],
+    *[f"users {name}" for name in ("add", "list", "show", "consent", "share", "export", "erase")],
     *[f"facts {name}" for name in ("add", "list", "remove")],
     "history import",
     *[f"adapters {name}" for name in ("list", "show", "rollback", "verify")],

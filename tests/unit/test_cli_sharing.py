@@ -1,4 +1,4 @@
-"""`attune users share`: letting the population learn from a user, and taking that back."""
+"""`attune users share` and `consent`: letting adapters learn from a user, and taking that back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from scripts.attune.users import app as users
 
 @dataclass
 class SharingGateway(ScriptedGateway):
-    """A scripted gateway whose users share their texts, or do not."""
+    """A scripted gateway whose users allow something, or do not."""
 
-    shares: dict[str, bool] = field(default_factory=dict)
+    allowed: list[tuple[str, dict[str, bool]]] = field(default_factory=list)
 
     def _routes(self) -> Routes:
         listed = {"active": None, "answers": "population@v3"}
@@ -30,10 +30,10 @@ class SharingGateway(ScriptedGateway):
         }
 
     def _change(self, name: str, body: dict[str, bool]) -> Answer:
-        if set(body) != {"shares"}:
-            return refused(400, "Only sharing can be changed here.")
-        self.shares[name] = body["shares"]
-        kept = {"facts": 0, "texts": 0, "consent": True, **body}
+        if len(body) != 1 or not body.keys() <= {"consent", "shares"}:
+            return refused(400, "One permission at a time can be changed here.")
+        self.allowed.append((name, body))
+        kept = {"facts": 0, "texts": 0, "consent": True, "shares": False, **body}
         return 200, {"object": "user", "name": name, "created_at": "2026-11-20", **kept}
 
 
@@ -49,10 +49,18 @@ def run(fake: SharingGateway, app: object, *arguments: str) -> Result:
 
 def test_sharing_is_begun_and_stopped(fake: SharingGateway) -> None:
     begun = run(fake, users, "share", "otto")
-    assert begun.exit_code == 0 and fake.shares == {"otto": True}
+    assert begun.exit_code == 0 and fake.allowed == [("otto", {"shares": True})]
     assert "Shares texts with all" in begun.output and "yes" in begun.output
     stopped = run(fake, users, "share", "otto", "--stop", "--json")
-    assert '"shares": false' in stopped.output and fake.shares == {"otto": False}
+    assert '"shares": false' in stopped.output
+    assert fake.allowed[1:] == [("otto", {"shares": False})]
+
+
+def test_consent_is_withdrawn_and_given_again(fake: SharingGateway) -> None:
+    gone = run(fake, users, "consent", "otto", "--withdraw", "--json")
+    assert gone.exit_code == 0 and '"consent": false' in gone.output
+    assert run(fake, users, "consent", "otto").exit_code == 0
+    assert fake.allowed == [("otto", {"consent": False}), ("otto", {"consent": True})]
 
 
 def test_a_new_user_shares_only_if_that_is_said(fake: SharingGateway) -> None:
