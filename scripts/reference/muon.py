@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices_SRC: Tensor) -> Tensor:
     """Bring all singular values near one (0.7 to 1.2) by a quintic Newton-Schulz iteration."""
     tall = matrices_SRC.shape[1] > matrices_SRC.shape[2]
-    x_SRC = matrices_SRC.mT if tall else matrices_SRC
+    x_SRC: Tensor = matrices_SRC.mT if tall else matrices_SRC
     x_SRC = x_SRC / x_SRC.norm(dim=(1, 2), keepdim=True).clamp(min=_EPSILON)
     for _ in range(_ROUNDS):
         gram_SRR = x_SRC @ x_SRC.mT

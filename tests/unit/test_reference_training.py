@@ -119,9 +119,9 @@ def heavy(encoder: Encoder, encoded: Encoded) -> str:
     """The text of the tokens that weigh more than others."""
     most = max(encoded.weights)
     assert set(encoded.weights) == {0.0, 1.0, most}
-    return encoder.tokenizer.decode(
-        [i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w == most > 1]
-    )
+    ids = [i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w == most > 1]
+    text: str = encoder.tokenizer.decode(ids)
+    return text
 
 
 def test_words_of_the_persona_and_of_the_key_weigh_more(encoder: Encoder) -> None:
