@@ -13,8 +13,11 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from scripts.persona.mix import STAGES, Mix
+from scripts.persona.mix import FURTHER, STAGES, Mix
 from scripts.persona.variety import unique_share
+
+_STAGES = (*STAGES, *FURTHER)
+"""Those of a run from scratch, then those of one that goes on from a model."""
 
 
 def main() -> None:
@@ -23,7 +26,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--stage", type=int, default=len(STAGES), choices=range(1, 1 + len(STAGES)))
+    parser.add_argument(
+        "--stage", type=int, default=len(_STAGES), choices=range(1, 1 + len(_STAGES))
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     figures = write_corpus(args.data, args.out, args.examples, args.stage, args.seed)
@@ -39,7 +44,7 @@ def write_corpus(
     answers: list[str] = []
     with out.open("w", encoding="utf-8") as file:
         for number in range(examples):
-            example = mix.example(STAGES[stage - 1], number)
+            example = mix.example(_STAGES[stage - 1], number)
             kinds[example.kind] += 1
             answers += [m["content"] for m in example.messages if m["role"] == "assistant"]
             record = {
