@@ -17,15 +17,13 @@ class Example:
         messages: User and assistant messages, oldest first; every assistant message
             counts in the loss.
         context: Facts and earlier texts; empty where the persona is dropped.
-        key: Words that the last answer must contain to be right; empty if open.
-        keys: Those of all its answers.
+        key: Words that the answers must contain to be right; empty if they are open.
     """
 
     kind: str
     messages: tuple[Message, ...]
     context: tuple[ContextItem, ...] = ()
     key: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
 
 
 def chat(turns: Iterable[tuple[str, str]]) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from perce.prompt import ContextItem, Message, fact_items
 from scripts.persona.english import lower_first, sentence
 from scripts.persona.example import Example, chat
 from scripts.persona.people import Fact, People, Turn
-from scripts.persona.small_talk import load_small_talk
+from scripts.persona.small_talk import SmallTalk
 from scripts.persona.tables import Attribute, Category, Split, Tables, divide
 from scripts.persona.voices import Voice
 
@@ -42,7 +42,7 @@ class Generator:
         self.tables = tables
         self.split: Split = split
         self.people = People(tables, split, attributes)
-        self.small_talk = load_small_talk()
+        self.small_talk = SmallTalk(tables.small_talk)
 
     def voice(self, rng: random.Random) -> Voice:
         """Compose a voice."""
@@ -65,8 +65,8 @@ class Generator:
             voice = self.voice(rng)
             context += self.earlier_texts(rng, voice, rng.choice((1, 1, 2)))
             said = [Turn(t.question, voice.spell(rng, [t.answer]), t.key) for t in said]
-        keys = tuple(word for turn in said for word in turn.key)
-        return Example("question", _chat(said), tuple(context), said[-1].key, keys)
+        key = tuple(words for turn in said for words in turn.key)
+        return Example("question", _chat(said), tuple(context), key)
 
     def probe(self, rng: random.Random, facts: int) -> Example:
         """Ask one question about a person, for evaluation: open, with a known answer."""

@@ -2,25 +2,11 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from scripts.persona.people import Turn
-from scripts.persona.tables import TABLES, TableError, read_lines
+from scripts.persona.tables import Exchange
 
 _GREETED, _INTERRUPTED, _ENDED = 0.15, 0.08, 0.08
-
-
-@dataclass(slots=True)
-class Exchange:
-    """Things said, and answers each of which fits all of them."""
-
-    said: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-
-    def turn(self, rng: random.Random) -> Turn:
-        """Draw one of each."""
-        return Turn(rng.choice(self.said), rng.choice(self.answers))
 
 
 class SmallTalk:
@@ -45,26 +31,5 @@ class SmallTalk:
         return talk
 
     def _turn(self, rng: random.Random, *kinds: str) -> Turn:
-        return self.exchanges[rng.choice(kinds)].turn(rng)
-
-
-def load_small_talk(folder: Path = TABLES) -> SmallTalk:
-    """Read what is said, and what fits as an answer.
-
-    Raises:
-        TableError: A line cannot be read.
-    """
-    exchanges: dict[str, Exchange] = {}
-    now = Exchange()
-    for line in read_lines(folder / "small_talk.txt"):
-        mark, _, rest = line.partition(" ")
-        match mark:
-            case "=":
-                now = exchanges[rest] = Exchange()
-            case "Q":
-                now.said.append(rest)
-            case "A":
-                now.answers.append(rest)
-            case _:
-                raise TableError(f"small_talk.txt: cannot read {line!r}; begin it with =QA.")
-    return SmallTalk(exchanges)
+        exchange = self.exchanges[rng.choice(kinds)]
+        return Turn(rng.choice(exchange.said), rng.choice(exchange.answers))

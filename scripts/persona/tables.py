@@ -75,6 +75,14 @@ class Category:
     unhappy_ends: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Exchange:
+    """Things said, and answers each of which fits all of them."""
+
+    said: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class VoiceTable:
     """The habits that voices are composed of."""
@@ -99,6 +107,7 @@ class Tables:
     unknown: Sequence[str]
     introductions: Sequence[str]
     leads: Sequence[str]
+    small_talk: Mapping[str, Exchange]
     voices: VoiceTable
 
     def values(self, name: str, split: Split) -> Sequence[str]:
@@ -130,6 +139,7 @@ def load_tables(folder: Path = TABLES) -> Tables:
         unknown=read_lines(folder / "unknown.txt"),
         introductions=read_lines(folder / "introductions.txt"),
         leads=read_lines(folder / "leads.txt"),
+        small_talk=_read_small_talk(folder / "small_talk.txt"),
         voices=VoiceTable(voices, spelling),
     )
 
@@ -214,3 +224,20 @@ def _read_categories(path: Path) -> list[Category]:
             case _:
                 raise TableError(f"{path.name}: cannot read {line!r}; begin it with =SQIPNE.")
     return categories
+
+
+def _read_small_talk(path: Path) -> dict[str, Exchange]:
+    exchanges: dict[str, Exchange] = {}
+    for line in read_lines(path):
+        mark, _, rest = line.partition(" ")
+        if mark == "=":
+            now = exchanges[rest] = Exchange()
+            continue
+        match mark:
+            case "Q":
+                now.said.append(rest)
+            case "A":
+                now.answers.append(rest)
+            case _:
+                raise TableError(f"{path.name}: cannot read {line!r}; begin it with =QA.")
+    return exchanges

@@ -86,13 +86,13 @@ class Encoder:
 
 
 def _personal_words(example: Example) -> frozenset[str]:
-    """Words of the answers' keys, and content words of the persona; none without persona."""
+    """Words of the answers' key, and content words of the persona; none without persona."""
     if not example.context:
         return _NONE
     told = (word for item in example.context for word in _words(item.text))
     content = {word for word in told if len(word) >= _CONTENT_LENGTH}
-    keys = (word for key in example.keys for word in _words(key) if len(word) >= _KEY_LENGTH)
-    return frozenset(content.union(keys))
+    key = (word for words in example.key for word in _words(words) if len(word) >= _KEY_LENGTH)
+    return frozenset(content.union(key))
 
 
 def _words(text: str) -> list[str]:

@@ -80,8 +80,8 @@ class NgramBaseline:
         ids = list(map(str, example.ids))
         return [
             -math.log(self._model.score(ids[at], ids[max(0, at - _ORDER + 1) : at]) or 1e-9)
-            for at, counts in enumerate(example.weights)
-            if counts
+            for at, weight in enumerate(example.weights)
+            if weight
         ]
 
 

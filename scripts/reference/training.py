@@ -131,11 +131,7 @@ class Trainer:
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
         rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
         self.optimizers: tuple[torch.optim.Optimizer, ...] = (
-            Muon(
-                matrices,
-                lr=run.learning_rate,
-                weight_decay=run.weight_decay,
-            ),
+            Muon(matrices, lr=run.learning_rate, weight_decay=run.weight_decay),
             torch.optim.AdamW(
                 rest, lr=run.learning_rate, betas=(0.9, 0.98), weight_decay=run.weight_decay
             ),

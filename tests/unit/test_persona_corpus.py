@@ -15,7 +15,7 @@ from scripts.persona.examples import Generator
 from scripts.persona.names import invented_name
 from scripts.persona.people import Fact, People, Turn
 from scripts.persona.recall import Recall
-from scripts.persona.small_talk import load_small_talk
+from scripts.persona.small_talk import SmallTalk
 from scripts.persona.tables import TableError, Tables, load_tables, read_lines
 from scripts.persona.topics import Topic, Topics, load_groups, load_topics
 from scripts.persona.variety import unique_share
@@ -128,9 +128,9 @@ def test_a_bad_table_line_is_named(tmp_path: Path) -> None:
         load_tables(tmp_path)
 
 
-def test_small_talk_keeps_the_turns_in_their_order() -> None:
+def test_small_talk_keeps_the_turns_in_their_order(tables: Tables) -> None:
     asked = [Turn(str(number), "Yes.") for number in range(3)]
-    talk = load_small_talk()
+    talk = SmallTalk(tables.small_talk)
     kinds = {line: kind for kind, each in talk.exchanges.items() for line in each.said}
     seen: Counter[str] = Counter()
     for seed in range(400):
@@ -143,8 +143,8 @@ def test_small_talk_keeps_the_turns_in_their_order() -> None:
     assert seen.keys() == talk.exchanges.keys()
 
 
-def test_the_evaluations_small_talk_is_not_trained_on() -> None:
-    trained = {line for each in load_small_talk().exchanges.values() for line in each.said}
+def test_the_evaluations_small_talk_is_not_trained_on(tables: Tables) -> None:
+    trained = {line for each in tables.small_talk.values() for line in each.said}
     assert trained.isdisjoint(read_lines(Path(conversations.__file__).parent / "small_talk.txt"))
 
 

@@ -126,12 +126,12 @@ def heavy(encoder: Encoder, encoded: Encoded) -> str:
 
 def test_words_of_the_persona_and_of_the_key_weigh_more(encoder: Encoder) -> None:
     fact = ContextItem("fact", "My sister has ferrets and a cat.")
-    told = encoder.example(Example("question", ASKED, (fact,), keys=("a six",)))
+    told = encoder.example(Example("question", ASKED, (fact,), key=("a six",)))
     assert heavy(encoder, told) == " sister ferrets six"
 
 
 def test_without_a_persona_all_tokens_of_answers_weigh_the_same(encoder: Encoder) -> None:
-    told = encoder.example(Example("question", ASKED, keys=("a six",)))
+    told = encoder.example(Example("question", ASKED, key=("a six",)))
     assert set(told.weights) == {0.0, 1.0}
 
 
