@@ -4,15 +4,16 @@ Which prompts are scored against which is decided here, once, for scorers in thi
 for engines that are awaited. A prompt that is too long is cut by the rule of `perce.cutting`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from perce.cutting import Cut, fitting_prompt
 from perce.errors import AttuneError
 from perce.pir import Contrast, TokenPIR, token_pirs
 from perce.prompt import ContextItem, Message
 from perce.scorer import AsyncScorer, Scorer
+from perce.template_inputs import MESSAGES_ALONE, TemplateInputs
 from perce.tokens import ChatTokenizer
 
 
@@ -30,14 +31,14 @@ class Case:
         reply: What was answered: its text, or its token ids as they were generated.
         logprobs: log P of the reply's tokens with persona and adapter, in nats, where the
             generation gave them; the prompt is then taken as it was, without a cut.
-        tools: The tools that the prompt names.
+        inputs: What the template is given besides the conversation.
     """
 
     messages: Sequence[Message]
     context: Sequence[ContextItem]
     reply: str | Sequence[int]
     logprobs: Sequence[float] | None = None
-    tools: Sequence[Mapping[str, Any]] | None = None
+    inputs: TemplateInputs = MESSAGES_ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +123,14 @@ class _Passes:
             room = None
             if max_length is not None and case.logprobs is None:
                 room = max_length - len(reply)
-            prompt, cut = fitting_prompt(tokenizer, case.messages, case.context, room, case.tools)
+            prompt, cut = fitting_prompt(tokenizer, case.messages, case.context, room, case.inputs)
             own.append(prompt)
             cuts.append(cut)
         other = own
         if contrast != "adapter":
             other = [
                 tokenizer.prompt_ids(
-                    tokenizer.prompts(case.messages, ()).without_persona, case.tools
+                    tokenizer.prompts(case.messages, ()).without_persona, case.inputs
                 )
                 for case in cases
             ]

@@ -66,7 +66,12 @@ class ControlWords:
 
     def tools(self, tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Descriptions of tools in which nothing opens or closes a message."""
-        return [_walked(tool, self._turns_apart) for tool in tools]
+        return [self.options(tool) for tool in tools]
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON that is given to the template, in which nothing opens or closes a message."""
+        safe: dict[str, Any] = _walked(options, self._turns_apart)
+        return safe
 
     def _call(self, call: object) -> object:
         """A tool call; its arguments are JSON in a string, whose escapes may hide a word."""

@@ -5,12 +5,12 @@ are never cut: without them it would be another question, or another answer.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from perce.errors import AttuneError
 from perce.prompt import ContextItem, Message
+from perce.template_inputs import MESSAGES_ALONE, TemplateInputs
 from perce.tokens import ChatTokenizer
 
 
@@ -49,7 +49,7 @@ def fitting_prompt(
     messages: Sequence[Message],
     context: Sequence[ContextItem],
     room: int | None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    inputs: TemplateInputs = MESSAGES_ALONE,
 ) -> tuple[list[int], Cut]:
     """Render a conversation with as much of its persona context as fits.
 
@@ -58,7 +58,7 @@ def fitting_prompt(
         messages: The conversation, oldest first.
         context: The persona context; facts and texts, each kind oldest first.
         room: Most tokens of the prompt; None cuts nothing.
-        tools: The tools that the prompt names.
+        inputs: What the template is given besides the conversation.
 
     Returns:
         The prompt's token ids, and what was cut.
@@ -69,7 +69,7 @@ def fitting_prompt(
 
     def rendered(dropped: int) -> list[int]:
         kept = [context[index] for index in kept_items(context, dropped)]
-        return tokenizer.prompt_ids(tokenizer.prompts(messages, kept).with_persona, tools)
+        return tokenizer.prompt_ids(tokenizer.prompts(messages, kept).with_persona, inputs)
 
     whole = rendered(0)
     if room is None or len(whole) <= room:

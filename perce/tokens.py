@@ -17,6 +17,7 @@ from perce.control_words import ControlWords
 from perce.errors import AttuneError
 from perce.prompt import ContextItem, Message, PromptPair, prompt_pair
 from perce.spans import token_spans
+from perce.template_inputs import MESSAGES_ALONE, TemplateInputs, option_names
 
 
 class NoChatTemplate(AttuneError):
@@ -84,12 +85,27 @@ class ChatTokenizer:
             [self.control.item(item) for item in context],
         )
 
+    def template_inputs(
+        self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
+    ) -> TemplateInputs:
+        """Prepare what a request gives the template, free of control words.
+
+        Options that the template does not know are left out; vLLM ignores them, too.
+        """
+        known = {
+            name: value for name, value in options.items() if name in option_names(self._tokenizer)
+        }
+        return TemplateInputs(
+            None if tools is None else self.control.tools(tools),
+            self.control.options(known),
+        )
+
     def prompt_ids(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], inputs: TemplateInputs = MESSAGES_ALONE
     ) -> list[int]:
         """Render a conversation, with the opening of the assistant's reply, to token ids.
 
-        Equal to what vLLM's chat endpoint renders for the same messages and tools.
+        Equal to what vLLM's chat endpoint renders for the same messages and inputs.
 
         Raises:
             UnsupportedContent: A message holds something other than text.
@@ -99,10 +115,11 @@ class ChatTokenizer:
         try:
             ids: list[int] = self._tokenizer.apply_chat_template(
                 conversation,
-                tools=None if tools is None else list(tools),
+                tools=None if inputs.tools is None else list(inputs.tools),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
+                **inputs.options,
             )
         except TemplateError as error:
             raise TemplateRefusal(

@@ -10,10 +10,11 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
+from perce.template_inputs import TemplateInputs
 from perce.tokens import ChatTokenizer
 from server import population
 from server.context import shown
-from server.errors import BadRequestError, TooLargeError
+from server.errors import BadRequestError, PromptMismatchError, TooLargeError
 from server.explain import Explainer
 from server.personas import Persona, Personas, check_contrast
 from server.reply import Reply, strip
@@ -53,14 +54,14 @@ class Chat:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
         self._check_size(request)
-        request = self._with_safe_tools(request)
+        inputs = self._tokenizer.template_inputs(request.tools, request.template_options())
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona)
+            body = self._engine_request(request, persona, inputs)
             response = await persona.post(_PATH, body)
             reply = Reply()
             reply.add(response)
-            extension = await self._extension(request, persona, reply)
+            extension = await self._extension(request, persona, inputs, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         response["model"] = request.model or persona.base.name
         response["personalization"] = extension
@@ -73,10 +74,10 @@ class Chat:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
         self._check_size(request)
-        request = self._with_safe_tools(request)
+        inputs = self._tokenizer.template_inputs(request.tools, request.template_options())
         wish, messages = request.personalization, request.plain_messages()
         async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona)
+            body = self._engine_request(request, persona, inputs)
             reply, held = Reply(), list[dict[str, Any]]()
             async for chunk in persona.stream(_PATH, body):
                 reply.add(chunk)
@@ -87,7 +88,7 @@ class Chat:
                     held.append(chunk)
                 else:
                     yield chunk
-            extension = await self._extension(request, persona, reply)
+            extension = await self._extension(request, persona, inputs, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         if held:
             held[-1]["personalization"] = extension
@@ -102,19 +103,15 @@ class Chat:
                 f"{self._settings.max_message_chars:,} are taken: shorten them."
             )
 
-    def _with_safe_tools(self, request: ChatRequest) -> ChatRequest:
-        """Take what would open or close a message out of the descriptions of tools."""
-        if request.tools is None:
-            return request
-        return request.model_copy(update={"tools": self._tokenizer.control.tools(request.tools)})
-
-    def _engine_request(self, request: ChatRequest, persona: Persona) -> dict[str, Any]:
+    def _engine_request(
+        self, request: ChatRequest, persona: Persona, inputs: TemplateInputs
+    ) -> dict[str, Any]:
         """Build the engine's request: ours removed, ids and logprobs asked for."""
         if request.personalization.pir:
             check_contrast(
                 request.personalization.contrast, request.personalization, persona.adapter
             )
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, request.tools)
+        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, inputs)
         room = persona.base.max_length - len(prompt)
         if room < 1:
             raise BadRequestError(
@@ -128,15 +125,16 @@ class Chat:
             **body,
             "model": persona.model,
             "messages": list(persona.prompts.with_persona),
+            **({} if inputs.tools is None else {"tools": inputs.tools}),
+            "chat_template_kwargs": inputs.options,
             "stream": request.stream,
             "logprobs": True,
             "return_token_ids": True,
-            # Tenants never share cached prefixes: timing would tell them of each other.
-            "cache_salt": f"user-{persona.user.id}",
+            "cache_salt": persona.cache_salt,
         }
 
     async def _extension(
-        self, request: ChatRequest, persona: Persona, reply: Reply
+        self, request: ChatRequest, persona: Persona, inputs: TemplateInputs, reply: Reply
     ) -> dict[str, Any]:
         wish = request.personalization
         extension: dict[str, Any] = {
@@ -150,12 +148,19 @@ class Chat:
         if persona.passed_over is not None:
             extension["damaged"] = population.label_for(persona.user, persona.passed_over)
         if wish.pir:
+            self._check_prompt(persona, inputs, reply)
             ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
             explanation = await self._explainer.explain(
-                persona, ids, wish.contrast, logprobs, request.tools
+                persona, ids, wish.contrast, logprobs, inputs
             )
             extension |= explanation.to_json()
         return extension
+
+    def _check_prompt(self, persona: Persona, inputs: TemplateInputs, reply: Reply) -> None:
+        """Make sure that the engine read the prompt that PIR takes the persona from."""
+        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, inputs)
+        if prompt != reply.prompt_token_ids:
+            raise PromptMismatchError
 
     def _log(
         self,

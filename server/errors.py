@@ -87,6 +87,21 @@ class EngineRefusedError(AttuneError):
         self.status = status
 
 
+class PromptMismatchError(AttuneError):
+    """The engine read another prompt than the model's own chat template makes of the messages.
+
+    PIR would show the difference as the user's. Start the engine without `--chat-template`,
+    `--default-chat-template-kwargs` and other options that change prompts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The engine read another prompt than the model's own chat template makes of the "
+            "messages, so no PIR can be told. Start it without --chat-template and "
+            "--default-chat-template-kwargs, or ask without PIR."
+        )
+
+
 class JobsUnavailableError(AttuneError):
     """The job queue cannot be reached: start the worker (`attune up` does)."""
 
@@ -104,6 +119,7 @@ _STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
     PromptTooLong: (413, "invalid_request_error", "too_large"),
     TooLargeError: (413, "invalid_request_error", "too_large"),
     UnprocessableError: (422, "invalid_request_error", "unprocessable"),
+    PromptMismatchError: (502, "server_error", "prompt_mismatch"),
     EngineAsleepError: (503, "server_error", "engine_asleep"),
     EngineUnavailableError: (503, "server_error", "engine_unavailable"),
     JobsUnavailableError: (503, "server_error", "jobs_unavailable"),

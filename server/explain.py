@@ -12,6 +12,7 @@ from typing import Any
 from perce.contrasting import Case, contrast_replies_async
 from perce.cutting import Cut
 from perce.pir import Contrast, TokenPIR
+from perce.template_inputs import MESSAGES_ALONE, TemplateInputs
 from perce.tokens import ChatTokenizer
 from perce.words import WordPIR, word_pirs
 from server.personas import Persona
@@ -48,7 +49,7 @@ class Explainer:
         reply_ids: Sequence[int],
         contrast: Contrast,
         logprobs: Sequence[float] | None = None,
-        tools: list[dict[str, Any]] | None = None,
+        inputs: TemplateInputs = MESSAGES_ALONE,
     ) -> Explanation:
         """Score a reply (PerContrast, eq. 2).
 
@@ -60,7 +61,7 @@ class Explainer:
             contrast: What the other side lacks: the persona in the prompt, the adapter's
                 weights, or both.
             logprobs: The generation's own log P of `reply_ids`; scored when None.
-            tools: The tools that the prompt names.
+            inputs: What the template is given besides the conversation.
 
         Raises:
             EngineUnavailableError, EngineRefusedError: The engine could not score.
@@ -71,7 +72,7 @@ class Explainer:
             [candidate.item for candidate in persona.context],
             reply_ids,
             logprobs,
-            tools,
+            inputs,
         )
         [scored] = await contrast_replies_async(
             EngineScorer(persona),

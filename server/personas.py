@@ -57,6 +57,11 @@ class Persona:
         """The version that answers as the user is shown it; None for the base model."""
         return population.label_for(self.user, self.adapter) if self.adapter else None
 
+    @property
+    def cache_salt(self) -> str:
+        """What parts the engine's prefix caches: timing would tell tenants of each other."""
+        return f"user-{self.user.id}"
+
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST to the engine; see `Engine.post`."""
         return await self._with_adapter(lambda: self.engine.post(path, body))

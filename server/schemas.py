@@ -3,9 +3,9 @@
 Chat requests keep every field that they do not name: it goes to the engine untouched.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from perce.pir import Contrast
 from server.refreshes import Method
@@ -48,6 +48,18 @@ class ChatMessage(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
 
+_UNFOLLOWED = {
+    "add_generation_prompt": True,
+    "add_special_tokens": False,
+    "chat_template": None,
+    "continue_final_message": False,
+    "documents": None,
+    "echo": False,
+    "truncate_prompt_tokens": None,
+}
+"""Fields of vLLM's that change how messages become a prompt, and their usual values."""
+
+
 class ChatRequest(BaseModel):
     """OpenAI's chat request with our extension."""
 
@@ -62,7 +74,26 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
     personalization: Personalization = Personalization()
+
+    @model_validator(mode="after")
+    def _keeps_to_the_template(self) -> Self:
+        for name, usual in _UNFOLLOWED.items():
+            if (self.model_extra or {}).get(name) not in (None, usual):
+                raise ValueError(
+                    f"{name} makes a prompt that training and PIR could not follow: leave it out"
+                )
+        return self
+
+    def template_options(self) -> dict[str, Any]:
+        """Return what the chat template is told, the effort among it as vLLM tells it."""
+        options = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            options["reasoning_effort"] = self.reasoning_effort
+            options.setdefault("enable_thinking", self.reasoning_effort != "none")
+        return options
 
     def plain_messages(self) -> list[dict[str, Any]]:
         """Return the messages as they were sent, `developer` under its older name `system`.

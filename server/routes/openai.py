@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 
 from perce.errors import AttuneError
 from server.errors import TooLargeError, http_error
+from server.personas import Persona
 from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
@@ -55,7 +56,7 @@ async def completions(
         return await _event_stream(_completion_chunks(parts, user, request))
     wish = request.personalization.model_copy(update={"persona": False})
     async with parts.personas.choose(user, [], wish) as persona:
-        body = _completion_body(request, persona.model)
+        body = _completion_body(request, persona)
         response = await persona.post("/v1/completions", body)
     response["model"] = request.model or persona.base.name
     return response
@@ -89,9 +90,10 @@ def embeddings(request: EmbeddingRequest, parts: Parts, caller: Caller) -> dict[
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
-def _completion_body(request: CompletionRequest, model: str) -> dict[str, Any]:
+def _completion_body(request: CompletionRequest, persona: Persona) -> dict[str, Any]:
     body = request.model_dump(exclude_unset=True, exclude={"personalization", "user"})
-    return {**body, "model": model, "stream": request.stream}
+    kept = {"model": persona.model, "stream": request.stream, "cache_salt": persona.cache_salt}
+    return {**body, **kept}
 
 
 async def _completion_chunks(
@@ -99,7 +101,7 @@ async def _completion_chunks(
 ) -> AsyncGenerator[dict[str, Any]]:
     wish = request.personalization.model_copy(update={"persona": False})
     async with parts.personas.choose(user, [], wish) as persona:
-        body = _completion_body(request, persona.model)
+        body = _completion_body(request, persona)
         async for chunk in persona.stream("/v1/completions", body):
             yield chunk
 

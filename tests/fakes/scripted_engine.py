@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 
 from perce.retrieval import Encoder, Vectors
+from perce.template_inputs import TemplateInputs
 from perce.tokens import ChatTokenizer
 
 
@@ -91,7 +92,8 @@ class ScriptedEngine:
         return self.tokenizer.prompt_ids([{"role": "user", "content": ""}])[-1]
 
     def _chat(self, body: dict[str, Any]) -> httpx.Response:
-        prompt = self.tokenizer.prompt_ids(body["messages"])
+        inputs = TemplateInputs(body.get("tools"), body.get("chat_template_kwargs", {}))
+        prompt = self.tokenizer.prompt_ids(body["messages"], inputs)
         ids = [*self.tokenizer.reply_ids(self.replies.pop(0)), self.tokenizer.end_id]
         logprobs = [self.logprob(body["model"], len(prompt), token) for token in ids]
         identity = {"id": f"chatcmpl-{len(self.requests)}", "model": body["model"], "created": 1}
