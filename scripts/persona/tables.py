@@ -6,8 +6,9 @@ what is held out never occurs in training text.
 """
 
 import json
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -131,10 +132,12 @@ def load_tables(folder: Path = TABLES) -> Tables:
     """
     voices = json.loads((folder / "voices.json").read_text(encoding="utf-8"))
     spelling = [tuple((a, b) for a, b in rules) for rules in voices.pop("spelling")]
+    attributes, plain = (_read_attributes(folder / name) for name in ("attributes", "plain"))
+    _keep_apart([*attributes, *plain])
     return Tables(
         lists=_read_lists(sorted((folder / "lists").glob("*.txt"))),
-        attributes=_read_attributes(folder / "attributes"),
-        plain=_read_attributes(folder / "plain"),
+        attributes=attributes,
+        plain=plain,
         categories=_read_categories(folder / "subjects.txt"),
         unknown=read_lines(folder / "unknown.txt"),
         introductions=read_lines(folder / "introductions.txt"),
@@ -196,6 +199,25 @@ def _attributes_of(path: Path) -> list[Attribute]:
             case _:
                 raise TableError(f"{path.name}: cannot read {line!r}; begin it with @FQACWGKR.")
     return attributes
+
+
+def _keep_apart(attributes: Sequence[Attribute]) -> None:
+    """Take out of training what another attribute holds out."""
+    stated = {bare(line) for a in attributes for line in a.phrasings("facts", "held_out")}
+    asked = {bare(line) for a in attributes for line in a.phrasings("questions", "held_out")}
+    for attribute in attributes:
+        attribute.facts = _trained_on(attribute.facts, stated)
+        attribute.questions = _trained_on(attribute.questions, asked)
+
+
+def _trained_on(lines: Sequence[str], held_out: Container[str]) -> list[str]:
+    """Phrasings without those that are held out elsewhere; the last one is held out here."""
+    return [line for line in lines if line is lines[-1] or bare(line) not in held_out]
+
+
+def bare(text: str) -> str:
+    """A text's words alone, in small letters: what two alike phrasings have in common."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _read_categories(path: Path) -> list[Category]:
