@@ -25,8 +25,8 @@ class Stage:
 
     Attributes:
         until: The share of the run's tokens at which the stage ends.
-        language, recall, questions, plain, introductions, topics, written, writing, persona_chat,
-            topical: Shares of the examples.
+        language, recall, questions, following, plain, introductions, topics, written, writing,
+            persona_chat, topical: Shares of the examples.
         facts: Fewest and most facts of a person.
         turns: Most questions in one conversation.
         passage: Longest passage of a book, in characters; they vary down to a tenth.
@@ -36,6 +36,7 @@ class Stage:
     language: float = 0.0
     recall: float = 0.0
     questions: float = 0.0
+    following: float = 0.0
     plain: float = 0.0
     introductions: float = 0.0
     topics: float = 0.0
@@ -86,21 +87,23 @@ STAGES = (
 
 _FURTHER = Stage(
     until=0.6,
-    language=0.02,
-    recall=0.01,
-    questions=0.22,
-    plain=0.40,
+    language=0.008,
+    recall=0.006,
+    questions=0.16,
+    following=0.10,
+    plain=0.31,
     introductions=0.03,
-    topics=0.16,
-    written=0.08,
-    writing=0.04,
+    topics=0.17,
+    written=0.14,
+    writing=0.05,
     persona_chat=0.03,
-    topical=0.01,
+    topical=0.006,
     facts=(1, 7),
     turns=8,
 )
 FURTHER = (_FURTHER, replace(_FURTHER, until=1.0, facts=(1, 8), passage=7000))
-"""For a trained model: more plain facts, and less PersonaChat, which is soon known by heart."""
+"""For a trained model: more plain facts and conclusions from facts, and less PersonaChat, which is
+soon known by heart."""
 
 
 class Mix:
@@ -120,6 +123,7 @@ class Mix:
         tables = load_tables()
         self.generator = Generator(tables)
         self.plain = Generator(tables, attributes=tables.plain)
+        self.following = Generator(tables, attributes=[a for a in tables.attributes if a.rows])
         others = self.generator.people.statements
         self.topics = Topics(load_topics(), load_groups(), tables.introductions, others)
         people = [person for person in load_people() if not chat.holds_out(person.facts)]
@@ -146,6 +150,10 @@ class Mix:
             (
                 stage.questions,
                 partial(generator.questions, facts=facts, turns=rng.randint(1, stage.turns)),
+            ),
+            (
+                stage.following,
+                partial(self.following.questions, facts=facts, turns=rng.randint(1, stage.turns)),
             ),
             (
                 stage.plain,
