@@ -1,7 +1,7 @@
 """Where things are and how large they may get: one typed object, passed in.
 
 Read from the environment (prefix `ATTUNE_`) at a process's entry point and nowhere else.
-Training hyperparameters are not settings: see `perce.train.Hyperparameters`.
+Training hyperparameters are not settings: see `perce.hyperparameters.Hyperparameters`.
 """
 
 import os

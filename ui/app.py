@@ -8,6 +8,7 @@ import gradio as gr
 
 from ui import adapters_tab, chat_tab, memory_tab, schedule_tab
 from ui.gateway import Gateway
+from ui.login import MESSAGE, Login, is_loopback
 from ui.notices import notices
 from ui.settings import UiSettings
 from ui.theme import theme
@@ -95,6 +96,8 @@ def serve(settings: UiSettings) -> None:
         build(gateway, settings).queue(default_concurrency_limit=32).launch(
             server_name=settings.ui_host,
             server_port=settings.ui_port,
+            auth=None if is_loopback(settings.ui_host) else Login(settings.key),
+            auth_message=MESSAGE,
             share=False,
             show_error=False,
             ssr_mode=False,

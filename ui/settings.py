@@ -9,7 +9,10 @@ class UiSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ATTUNE_", frozen=True)
 
-    ui_host: str = Field(default="127.0.0.1", description="Address that the UI binds to")
+    ui_host: str = Field(
+        default="127.0.0.1",
+        description="Address that the UI binds to; it asks for the key unless this is loopback",
+    )
     ui_port: int = Field(default=7860, ge=1, le=65535, description="Port of the UI")
     gateway_url: str = Field(
         default="http://127.0.0.1:8000", description="Base address of the gateway"

@@ -57,7 +57,10 @@ def rollback(
     user: User,
     to: Annotated[
         str | None,
-        typer.Option(help="Version such as v1, or none for the base model; the one before."),
+        typer.Option(
+            help="Version such as v1; none for no own one, so that the population's answers or the "
+            "base model; by default the one before."
+        ),
     ] = None,
 ) -> None:
     """Make an earlier version active; the next reply uses it."""

@@ -1,22 +1,16 @@
 """The UI in headless Chromium against the scripted gateway: no engine, no model."""
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from free_ports import free_ports
 from playwright.sync_api import Locator, Page, expect
+from running_ui import running_ui
 from scripted_gateway import ScriptedGateway
-from scripted_records import KEY, REPLY
+from scripted_records import REPLY
 
 TEXT = "".join(text for text, _ in REPLY)
 PERSONAL = [text.strip() for text, pir in REPLY if pir > 1]
-STARTS_WITHIN_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +21,8 @@ def fake() -> Iterator[ScriptedGateway]:
 
 @pytest.fixture(scope="module")
 def ui_url(fake: ScriptedGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_ports(1)[0]
-    log = tmp_path_factory.mktemp("ui") / "ui.log"
-    settings = {
-        "ATTUNE_GATEWAY_URL": fake.url,
-        "ATTUNE_KEY": KEY,
-        "ATTUNE_UI_PORT": str(port),
-        "ATTUNE_UI_POLL_S": "0.05",
-    }
-    url = f"http://127.0.0.1:{port}/"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ui"], env=os.environ | settings, stdout=out, stderr=out
-        )
-        try:
-            _wait_for(url, process, log)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
+    with running_ui(fake.url, tmp_path_factory.mktemp("ui") / "ui.log") as url:
+        yield url
 
 
 @pytest.fixture
@@ -192,15 +169,3 @@ def _say(page: Page, message: str) -> None:
 
 def _version(page: Page, version: str) -> Locator:
     return page.locator("#versions tr", has=page.locator("strong", has_text=version))
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the UI answers; say what it logged where it does not."""
-    end = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    pytest.fail(f"the UI did not start: {log.read_text()}")

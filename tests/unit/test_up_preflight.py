@@ -150,10 +150,10 @@ def test_no_key_stands_on_a_command_line(tmp_path: Path, model_folder: Path) -> 
 
 
 def test_the_engine_computes_in_float32_without_a_gpu_and_fetches_only_by_name() -> None:
-    local = engine_service(Model("/m", "m", True, 2_048), 8001, "k", gpu=None)
+    local = engine_service(Model("/m", "m", True, 2_048), 8001, "k", 16, gpu=None)
     assert "float32" in local.command and "--enforce-eager" in local.command
     assert local.environment["HF_HUB_OFFLINE"] == "1"
-    fetched = engine_service(Model("a/b", "a/b", False, None), 8001, "k", gpu=GpuUse(0.55))
+    fetched = engine_service(Model("a/b", "a/b", False, None), 8001, "k", 16, gpu=GpuUse(0.55))
     assert "float32" not in fetched.command and "--enforce-eager" not in fetched.command
     assert "HF_HUB_OFFLINE" not in fetched.environment
     assert fetched.command[fetched.command.index("--max-model-len") + 1] == "auto"
@@ -172,9 +172,10 @@ def test_the_engine_leaves_training_its_part_of_the_gpu(
     settings: dict[str, object], use: GpuUse
 ) -> None:
     assert GpuUse.of(Settings.model_validate(settings)) == use
-    service = engine_service(Model("/m", "m", True, 2_048), 8001, "k", use)
+    service = engine_service(Model("/m", "m", True, 2_048), 8001, "k", 32, use)
     at = service.command.index("--gpu-memory-utilization")
     assert service.command[at + 1] == f"{use.memory_share:g}"
+    assert service.command[service.command.index("--max-lora-rank") + 1] == "32"
     assert ("--enable-sleep-mode" in service.command) == use.sleeps
     assert service.environment.get("VLLM_SERVER_DEV_MODE") == ("1" if use.sleeps else None)
 

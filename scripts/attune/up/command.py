@@ -48,7 +48,12 @@ def up(
         Path, typer.Option(envvar="ATTUNE_HOME", help="Folder of the installation's state.")
     ] = ROOT / ".attune",
     host: Annotated[
-        str, typer.Option(envvar="ATTUNE_HOST", help="Address that gateway and UI bind to.")
+        str,
+        typer.Option(
+            envvar="ATTUNE_HOST",
+            help="Address that gateway and UI bind to; elsewhere than on 127.0.0.1 the UI asks for "
+            "the admin key. Neither speaks TLS: put a proxy in front of them.",
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="ATTUNE_PORT", help="Port of the gateway.")] = 8000,
     ui_port: Annotated[int, typer.Option(help="Port of the UI.")] = 7860,

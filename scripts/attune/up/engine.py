@@ -7,16 +7,14 @@ import os
 import sys
 from dataclasses import dataclass
 
+from perce.adapter_files import TARGET_MODULES
 from scripts.attune.up.errors import BadOptionError
 from scripts.attune.up.model import Model
 from scripts.attune.up.process import Service, answers
 from server.settings import Settings
 
-# Without this list (no lm_head) a prompt_logprobs request in a batch kills a CPU engine.
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_LORAS = 8
 MAX_CPU_LORAS = 64
-MAX_LORA_RANK = 16
 KV_CACHE_GB = 1
 """Of main memory, on a machine without GPU."""
 FULL_SHARE = 0.9
@@ -56,13 +54,14 @@ _LOCAL_START_S = 600.0
 _FETCHED_START_S = 7200.0
 
 
-def engine_service(model: Model, port: int, key: str, gpu: GpuUse | None) -> Service:
+def engine_service(model: Model, port: int, key: str, max_rank: int, gpu: GpuUse | None) -> Service:
     """The engine, which only gateway and worker on this machine may reach.
 
     Args:
         model: What it serves.
         port: Where it listens.
         key: What it lets in.
+        max_rank: Largest rank of the adapters that it serves.
         gpu: What of the GPU it takes; None for the CPU.
     """
     command = [
@@ -71,7 +70,8 @@ def engine_service(model: Model, port: int, key: str, gpu: GpuUse | None) -> Ser
         *("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"),
         *("--max-model-len", str(model.max_length or "auto")),
         *("--enable-lora", "--max-loras", str(MAX_LORAS), "--max-cpu-loras", str(MAX_CPU_LORAS)),
-        *("--max-lora-rank", str(MAX_LORA_RANK), "--lora-target-modules", *LORA_TARGETS),
+        # Without the list (no lm_head) a prompt_logprobs request in a batch kills a CPU engine.
+        *("--max-lora-rank", str(max_rank), "--lora-target-modules", *TARGET_MODULES),
     ]
     environment = {
         "VLLM_API_KEY": key,

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from scripts.attune.up.engine import MAX_LORA_RANK, GpuUse, engine_service
+from scripts.attune.up.engine import GpuUse, engine_service
 from scripts.attune.up.home import Home
 from scripts.attune.up.model import Model
 from scripts.attune.up.process import Service, answers
@@ -55,7 +55,6 @@ def services(home: Home, model: Model, addresses: Addresses, gpu: bool) -> list[
         "ATTUNE_PORT": str(addresses.gateway_port),
         "ATTUNE_ENGINE_URLS": f'["{addresses.engine}"]',
         "ATTUNE_ENGINE_KEY": engine_key,
-        "ATTUNE_ENGINE_MAX_RANK": str(MAX_LORA_RANK),
         "ATTUNE_ADMIN_KEY": admin_key,
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
@@ -71,9 +70,10 @@ def services(home: Home, model: Model, addresses: Addresses, gpu: bool) -> list[
         "PYTHONUNBUFFERED": "1",
     }
     run = (sys.executable, "-m")
-    use = GpuUse.of(Settings()) if gpu else None
+    settings = Settings()
+    use = GpuUse.of(settings) if gpu else None
     return [
-        engine_service(model, addresses.engine_port, engine_key, use),
+        engine_service(model, addresses.engine_port, engine_key, settings.engine_max_rank, use),
         Service("gateway", (*run, "server"), shared, answers(addresses.gateway, "/healthz")),
         Service(
             "worker",
