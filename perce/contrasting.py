@@ -4,6 +4,7 @@ Which prompts are scored against which is decided here, once, for scorers in thi
 for engines that are awaited. A prompt that is too long is cut by the rule of `perce.cutting`.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -92,11 +93,14 @@ async def contrast_replies_async(
     contrast: Contrast = "persona",
     max_length: int | None = None,
 ) -> list[Contrasted]:
-    """As `contrast_replies`, over a scorer whose answers are awaited."""
-    passes = _Passes.of(tokenizer, cases, contrast, max_length)
+    """As `contrast_replies`, over a scorer whose answers are awaited.
+
+    Rendering, which long prompts make slow, is done in threads: the event loop goes on.
+    """
+    passes = await asyncio.to_thread(_Passes.of, tokenizer, cases, contrast, max_length)
     own = await scorer.logprobs(*passes.unscored, adapter=True)
     other = await scorer.logprobs(passes.other, passes.replies, adapter=contrast == "persona")
-    return passes.contrasted(tokenizer, own, other)
+    return await asyncio.to_thread(passes.contrasted, tokenizer, own, other)
 
 
 @dataclass(frozen=True, slots=True)

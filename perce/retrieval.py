@@ -6,12 +6,17 @@ hundreds or thousands of texts, where an approximate index gains nothing.
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from perce.adapter_files import model_fingerprint
+
+PACKAGED = "all-MiniLM-L6-v2"
+"""The encoder that is packaged with Attune."""
 Vectors = NDArray[np.float32]
 """Unit vectors, one a row: [items, dimensions]."""
 
@@ -27,11 +32,14 @@ class Encoder:
         """
         self._name = name
         self._model: Any = None
+        self._loading = Lock()
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return a unit vector for each text, [len(texts), dimensions]."""
         if self._model is None:
-            self._model = self._load()
+            with self._loading:
+                if self._model is None:
+                    self._model = self._load()
         vectors = self._model.encode(
             list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=16
         )
@@ -41,6 +49,18 @@ class Encoder:
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(self._name or str(_packaged_encoder()))
+
+
+def encoder_fingerprint(name: str) -> str:
+    """Tell an encoder from others, whose vectors mean something else.
+
+    Args:
+        name: Hugging Face name or folder; empty for the packaged one.
+
+    Returns:
+        The hash of a local folder's files, else the name.
+    """
+    return model_fingerprint(name) or PACKAGED
 
 
 class TextIndex:

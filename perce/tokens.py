@@ -50,6 +50,8 @@ class ChatTokenizer:
         # tokenizer, which a thread that renders a prompt at the same time would see.
         self._plain = deepcopy(tokenizer)
         self._plain.split_special_tokens = True
+        # The first text sets the copy up, which threads that come together would do at once.
+        self._plain.encode("")
         self._special = frozenset(tokenizer.all_special_ids)
         self.control = ControlWords.of(tokenizer)
         self.end_id = end_id
@@ -147,11 +149,6 @@ class ChatTokenizer:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
-
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token: the slice of its span."""
-        text = self.decode(ids)
-        return [text[start:end] for start, end in self.spans(ids)]
 
     def spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Where each token's characters lie in `decode(ids)`.

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from perce.errors import AttuneError
+from server.body_limit import BodyLimitMiddleware, RefusedBody, most_body_bytes
 from server.errors import EngineAsleepError, error_body, http_error
 from server.metrics import MetricsMiddleware
 from server.routes import (
@@ -37,14 +38,21 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(services.database.migrate, services.settings.home)
+        await run_in_threadpool(services.contexts.embedding.take_over)
         async with create_task_group() as background:
             background.start_soon(services.upkeep.run)
+            background.start_soon(services.contexts.run)
             yield
             background.cancel_scope.cancel()
         await services.close()
 
     app = FastAPI(title="Attune", lifespan=lifespan)
     app.state.services = services
+    app.add_middleware(
+        BodyLimitMiddleware,
+        most=most_body_bytes(services.settings.max_message_chars),
+        exempt=frozenset({memory.import_history}),
+    )
     app.add_middleware(MetricsMiddleware)
     routed = (
         health,
@@ -62,6 +70,7 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(module.router)
     app.add_exception_handler(AttuneError, _attune_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(RefusedBody, _refused_body)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(Exception, _unforeseen)
     return app
@@ -83,6 +92,12 @@ async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         error_body(message, "invalid_request_error", "invalid_request", where or None), 400
     )
+
+
+async def _refused_body(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedBody)
+    status, body = http_error(error.error)
+    return JSONResponse(body, status)
 
 
 async def _http_exception(_request: Request, error: Exception) -> JSONResponse:

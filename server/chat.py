@@ -14,20 +14,21 @@ from perce.template_inputs import TemplateInputs
 from perce.tokens import ChatTokenizer
 from server import population
 from server.context import shown
-from server.errors import BadRequestError, PromptMismatchError, TooLargeError
+from server.errors import BadRequestError, PromptMismatchError, ReplyMismatchError
 from server.explain import Explainer
 from server.personas import Persona, Personas, check_contrast
 from server.reply import Reply, strip
-from server.schemas import ChatRequest
+from server.schemas import ENGINES_OWN, ChatRequest, message_texts, plain_messages
 from server.settings import Settings
 from server.store import counters
 from server.store.database import Database
 from server.store.tables.people import Interaction, User
+from server.text_limit import check_text
 
 # The papers' sampling: at most 512 new tokens.
 DEFAULT_MAX_TOKENS = 512
 _PATH = "/v1/chat/completions"
-_OURS = {"personalization", "user", "store"}
+_NOT_PASSED_ON = {*ENGINES_OWN, "personalization", "user", "store"}
 
 
 class Chat:
@@ -53,11 +54,11 @@ class Chat:
         Raises:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
-        self._check_size(request)
-        inputs = self._tokenizer.template_inputs(request.tools, request.template_options())
-        wish, messages = request.personalization, request.plain_messages()
-        async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona, inputs)
+        # Whatever takes the longer, the longer the prompt, runs in a thread: the event loop is
+        # everybody's.
+        messages, inputs = await run_in_threadpool(self._read, request)
+        async with self._personas.choose(user, messages, request.personalization) as persona:
+            body = await run_in_threadpool(self._engine_request, request, persona, inputs)
             response = await persona.post(_PATH, body)
             reply = Reply()
             reply.add(response)
@@ -73,11 +74,9 @@ class Chat:
         Raises:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
-        self._check_size(request)
-        inputs = self._tokenizer.template_inputs(request.tools, request.template_options())
-        wish, messages = request.personalization, request.plain_messages()
-        async with self._personas.choose(user, messages, wish) as persona:
-            body = self._engine_request(request, persona, inputs)
+        messages, inputs = await run_in_threadpool(self._read, request)
+        async with self._personas.choose(user, messages, request.personalization) as persona:
+            body = await run_in_threadpool(self._engine_request, request, persona, inputs)
             reply, held = Reply(), list[dict[str, Any]]()
             async for chunk in persona.stream(_PATH, body):
                 reply.add(chunk)
@@ -95,13 +94,16 @@ class Chat:
         for chunk in held:
             yield chunk
 
-    def _check_size(self, request: ChatRequest) -> None:
-        size = sum(len(str(message.content)) for message in request.messages)
-        if size > self._settings.max_message_chars:
-            raise TooLargeError(
-                f"The messages have {size:,} characters and at most "
-                f"{self._settings.max_message_chars:,} are taken: shorten them."
-            )
+    def _read(self, request: ChatRequest) -> tuple[list[dict[str, Any]], TemplateInputs]:
+        """Return the messages, and what else the template is given, if they are not too long."""
+        most = self._settings.max_message_chars
+        check_text("The messages have", message_texts(request.messages), most)
+        options = request.template_options()
+        check_text("Tools and template options have", [request.tools, options], most)
+        others = list((request.model_extra or {}).values())
+        check_text("The request's other fields have", others, most)
+        inputs = self._tokenizer.template_inputs(request.tools, options)
+        return plain_messages(request.messages), inputs
 
     def _engine_request(
         self, request: ChatRequest, persona: Persona, inputs: TemplateInputs
@@ -118,7 +120,7 @@ class Chat:
                 f"The prompt has {len(prompt):,} tokens and the model takes "
                 f"{persona.base.max_length:,}, reply included: shorten the conversation."
             )
-        body = request.model_dump(exclude_unset=True, exclude=_OURS)
+        body = request.model_dump(exclude_unset=True, exclude=_NOT_PASSED_ON)
         if request.max_tokens is None and request.max_completion_tokens is None:
             body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
         return {
@@ -148,19 +150,28 @@ class Chat:
         if persona.passed_over is not None:
             extension["damaged"] = population.label_for(persona.user, persona.passed_over)
         if wish.pir:
-            self._check_prompt(persona, inputs, reply)
-            ids, logprobs = reply.shown(self._tokenizer.spans(reply.token_ids))
+            ids, logprobs = await run_in_threadpool(self._explainable, persona, inputs, reply)
             explanation = await self._explainer.explain(
                 persona, ids, wish.contrast, logprobs, inputs
             )
             extension |= explanation.to_json()
         return extension
 
-    def _check_prompt(self, persona: Persona, inputs: TemplateInputs, reply: Reply) -> None:
-        """Make sure that the engine read the prompt that PIR takes the persona from."""
+    def _explainable(
+        self, persona: Persona, inputs: TemplateInputs, reply: Reply
+    ) -> tuple[list[int], list[float]]:
+        """Return ids and logprobs of the tokens that show in a reply.
+
+        Raises:
+            PromptMismatchError: The engine read another prompt than PIR takes the persona from.
+            ReplyMismatchError: The tokens are not those of the reply's text.
+        """
         prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, inputs)
         if prompt != reply.prompt_token_ids:
             raise PromptMismatchError
+        if not reply.begins(self._tokenizer.decode(reply.token_ids)):
+            raise ReplyMismatchError
+        return reply.shown(self._tokenizer.spans(reply.token_ids))
 
     def _log(
         self,

@@ -1,4 +1,4 @@
-"""The persona context of a user: embedding what is remembered, and choosing from it.
+"""The persona context of a user: choosing from what is remembered.
 
 A conversation's context is pinned when it starts, so that later turns hit the engine's
 prefix cache; it is chosen anew when asked for or when the user's memory changed.
@@ -6,43 +6,38 @@ prefix cache; it is chosen anew when asked for or when the user's memory changed
 
 import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-import numpy as np
-from sqlalchemy import bindparam, select, update
+import structlog
+from anyio import create_task_group, sleep
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from perce.context import Candidate, select_context
+from perce.errors import AttuneError
 from perce.prompt import ContextItem, Message
-from perce.retrieval import Encoder, TextIndex
+from perce.retrieval import Encoder, encoder_fingerprint
 from perce.tokens import ChatTokenizer
+from server.embedding import Embedding
+from server.memories import Memories, Memory
 from server.settings import Settings
-from server.store import memory
 from server.store.database import Database
-from server.store.tables.people import Conversation, Fact, User, UserText
+from server.store.tables.people import Conversation, User
 
+log = structlog.get_logger()
 # More candidates than texts that fit: long texts are passed over for shorter ones behind them.
 _CANDIDATES = 64
-_CACHED_USERS = 256
-# A chunk is encoded under its user's lock and written in one short transaction.
-_EMBEDDED_AT_ONCE = 256
-_LOCKS = 64
-Row = TypeVar("Row", bound=Fact | UserText)
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """One user's items of one memory version, with the index over their vectors."""
-
-    items: tuple[Candidate, ...]
-    index: TextIndex
 
 
 class ContextSource:
-    """Chooses persona contexts, with an index per user kept in memory."""
+    """Chooses persona contexts.
+
+    Attributes:
+        embedding: Gives what is remembered its vectors.
+        memories: What is remembered, ready to be searched.
+    """
 
     def __init__(
         self,
@@ -55,31 +50,27 @@ class ContextSource:
         self._encoder = encoder
         self._settings = settings
         self._tokenizer = tokenizer
-        self._cache: OrderedDict[tuple[int, int], _Memory] = OrderedDict()
-        self._lock = Lock()
-        # One for several users: more than run at once.
-        self._embedding = [Lock() for _ in range(_LOCKS)]
+        self.embedding = Embedding(database, encoder, encoder_fingerprint(settings.encoder))
+        self.memories = Memories(database, self.embedding)
 
-    def retrieve(self, user: User, query: str) -> list[Candidate]:
-        """Choose the context that a conversation starting with `query` gets."""
-        known = self._memory(user)
-        if not known.items:
+    async def run(self) -> None:
+        """Embed what was left over and let go of what is stale, until cancelled."""
+        async with create_task_group() as group:
+            group.start_soon(self._repeated, self.embedding.embed_left_over)
+            group.start_soon(self._repeated, self._drop_stale)
+
+    async def retrieve(self, user: User, query: str) -> list[Candidate]:
+        """Choose the context that a conversation starting with `query` gets.
+
+        Raises:
+            EncoderChangedError: The store holds the vectors of another encoder.
+        """
+        known = await self.memories.of(user)
+        if not known.items and not known.unranked:
             return []
-        scores = known.index.scores(self._encoder.encode([query])[0], len(known.items))
-        facts = [i for i, c in enumerate(known.items) if c.item.kind == "fact"]
-        texts = [i for i in scores if known.items[i].item.kind == "text"][:_CANDIDATES]
-        candidates = [
-            Candidate(c.id, c.item, scores[i], c.position)
-            for i, c in ((i, known.items[i]) for i in (*facts, *texts))
-        ]
-        return select_context(
-            candidates,
-            self._settings.context_tokens,
-            self._settings.context_texts,
-            self._tokens_in_a_prompt,
-        )
+        return await run_in_threadpool(self._choose, known, query)
 
-    def for_conversation(
+    async def for_conversation(
         self,
         user: User,
         messages: Sequence[Message],
@@ -94,98 +85,80 @@ class ContextSource:
             name: The client's own name for the conversation; without one, its messages up
                 to the first of the user identify it, as later turns repeat them.
             refresh: Choose anew even if a context is pinned.
+
+        Raises:
+            EncoderChangedError: The store holds the vectors of another encoder.
         """
         key = _conversation_key(user, messages, name)
+        pinned, version = await run_in_threadpool(self._pinned, user, key)
+        if pinned is not None and not refresh:
+            return pinned
+        context = await self.retrieve(user, _first_query(messages))
+        await run_in_threadpool(self._pin, user, key, version, context)
+        return context
+
+    def _pinned(self, user: User, key: str) -> tuple[list[Candidate] | None, int | None]:
+        """Return the context that is pinned, unless it is stale, and the memory's version."""
         with self._database.read() as session:
             pinned = session.get(Conversation, key)
-            fresh = session.scalars(select(User.memory_version).where(User.id == user.id)).one()
-        if pinned is not None and not refresh and pinned.memory_version == fresh:
-            return [_from_json(item) for item in pinned.context]
-        context = self.retrieve(user, _first_query(messages))
+            fresh = session.scalar(select(User.memory_version).where(User.id == user.id))
+        if pinned is None or pinned.memory_version != fresh:
+            return None, fresh
+        return [_from_json(item) for item in pinned.context], fresh
+
+    def _pin(self, user: User, key: str, version: int | None, context: list[Candidate]) -> None:
+        """Pin a context, unless the memory changed or the user was erased while it was chosen."""
         with self._database.write() as session:
+            # Locked: a removal that came first is seen, a later one finds what is pinned here.
+            fresh = session.scalar(
+                select(User.memory_version)
+                .where(User.id == user.id)
+                .with_for_update(key_share=True)
+            )
+            if version is None or fresh != version:
+                return
             session.merge(
                 Conversation(
                     key=key,
                     user_id=user.id,
-                    memory_version=fresh,
+                    memory_version=version,
                     context=[_to_json(candidate) for candidate in context],
                 )
             )
-        return context
 
-    def embed(self, user: User) -> None:
-        """Embed what has no vector yet."""
-        for _ in self.embed_chunks(user):
-            pass
-
-    def embed_chunks(self, user: User) -> Iterator[int]:
-        """Embed what has no vector yet, chunk by chunk, and yield how many rows each had.
-
-        Whoever else embeds the same user's rows in this process takes turns, chunk by chunk,
-        and each row is embedded once. Rows that are removed meanwhile stay removed.
-        """
-        for table in (Fact, UserText):
-            after = 0
-            while rows := self._embed_next(user.id, table, after):
-                after = rows[-1].id
-                yield len(rows)
-
-    def _embed_next(self, user_id: int, table: type[Row], after: int) -> Sequence[Row]:
-        """Embed a user's next rows with an id beyond `after`, and return them; none at the end."""
-        with self._embedding[user_id % _LOCKS]:
-            with self._database.read() as session:
-                rows: Sequence[Row] = session.scalars(
-                    select(table)
-                    .where(table.user_id == user_id, table.embedding.is_(None), table.id > after)
-                    .order_by(table.id)
-                    .limit(_EMBEDDED_AT_ONCE)
-                ).all()
-            if not rows:
-                return ()
-            vectors = self._encoder.encode([_embedded_text(row) for row in rows])
-            values = [
-                {"row": row.id, "vector": vector.tobytes()}
-                for row, vector in zip(rows, vectors, strict=True)
-            ]
-            # Past the session: it would take a row that was removed meanwhile for an error.
-            change = (
-                update(table)
-                .where(table.id == bindparam("row"))
-                .values(embedding=bindparam("vector"))
-            )
-            with self._database.write() as session:
-                session.connection().execute(change, values)
-            return rows
+    def _choose(self, known: Memory, query: str) -> list[Candidate]:
+        scores: dict[int, float] = {}
+        if known.items:
+            scores = known.index.scores(self._encoder.encode([query])[0], len(known.items))
+        facts = [i for i, c in enumerate(known.items) if c.item.kind == "fact"]
+        texts = [i for i in scores if known.items[i].item.kind == "text"][:_CANDIDATES]
+        candidates = [
+            Candidate(c.id, c.item, scores[i], c.position)
+            for i, c in ((i, known.items[i]) for i in (*facts, *texts))
+        ]
+        return select_context(
+            [*known.unranked, *candidates],
+            self._settings.context_tokens,
+            self._settings.context_texts,
+            self._tokens_in_a_prompt,
+        )
 
     def _tokens_in_a_prompt(self, text: str) -> int:
         return self._tokenizer.count(self._tokenizer.pulled_apart(text))
 
-    def _memory(self, user: User) -> _Memory:
-        with self._database.read() as session:
-            version = session.scalars(select(User.memory_version).where(User.id == user.id)).one()
-        with self._lock:
-            if (user.id, version) in self._cache:
-                self._cache.move_to_end((user.id, version))
-                return self._cache[user.id, version]
-        self.embed(user)
-        loaded = self._load(user)
-        with self._lock:
-            self._cache[user.id, version] = loaded
-            while len(self._cache) > _CACHED_USERS:
-                self._cache.popitem(last=False)
-        return loaded
+    async def _drop_stale(self) -> None:
+        await run_in_threadpool(self.memories.drop_stale)
 
-    def _load(self, user: User) -> _Memory:
-        with self._database.read() as session:
-            rows: list[Fact | UserText] = [
-                *memory.facts(session, user),
-                *memory.texts(session, user),
-            ]
-        # What was added since `embed` is found under the next memory version.
-        rows = [row for row in rows if row.embedding is not None]
-        vectors = [np.frombuffer(row.embedding or b"", dtype=np.float32) for row in rows]
-        index = TextIndex(np.stack(vectors) if vectors else np.zeros((0, 1), np.float32))
-        return _Memory(tuple(_candidate(row) for row in rows), index)
+    async def _repeated(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Nothing that goes wrong here, such as a store that is away, may end the gateway."""
+        while True:
+            try:
+                await action()
+            except (AttuneError, SQLAlchemyError, OSError) as error:
+                log.warning("memories were not looked after", reason=str(error))
+            except Exception as error:
+                log.error("looking after memories failed", exc_info=error)
+            await sleep(self._settings.upkeep_every_s)
 
 
 def shown(context: Sequence[Candidate]) -> list[dict[str, Any]]:
@@ -193,17 +166,6 @@ def shown(context: Sequence[Candidate]) -> list[dict[str, Any]]:
     return [
         {"id": c.id, "kind": c.item.kind, "text": c.item.text, "score": c.score} for c in context
     ]
-
-
-def _candidate(row: Fact | UserText) -> Candidate:
-    if isinstance(row, Fact):
-        return Candidate(f"fact:{row.id}", ContextItem("fact", row.text), 0.0, row.id)
-    item = ContextItem("text", row.text, row.query)
-    return Candidate(f"text:{row.id}", item, 0.0, row.position)
-
-
-def _embedded_text(row: Fact | UserText) -> str:
-    return row.text if isinstance(row, Fact) else f"{row.query}\n{row.text}"
 
 
 def _conversation_key(user: User, messages: Sequence[Message], name: str | None) -> str:
@@ -219,7 +181,7 @@ def _conversation_key(user: User, messages: Sequence[Message], name: str | None)
 def _first_query(messages: Sequence[Message]) -> str:
     for message in messages:
         if message["role"] == "user":
-            content = message["content"]
+            content = message.get("content") or ""
             if isinstance(content, str):
                 return content
             return " ".join(part["text"] for part in content if part.get("type") == "text")

@@ -102,6 +102,31 @@ class PromptMismatchError(AttuneError):
         )
 
 
+class EncoderChangedError(AttuneError):
+    """Another process was started with another `ATTUNE_ENCODER`: give all the same, and restart."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The stored vectors are another encoder's than this gateway's: start gateway and "
+            "workers anew with the same ATTUNE_ENCODER."
+        )
+
+
+class ReplyMismatchError(AttuneError):
+    """The engine's text is not what its tokens say: it left a part out, such as the thinking.
+
+    PIR would be told of the wrong words. Start the engine without `--reasoning-parser`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The engine left a part of what the model wrote out of the reply, as a reasoning "
+            "parser does with the thinking, so no PIR can be told. Start it without "
+            "--reasoning-parser, switch thinking off in the request where the model can "
+            '("reasoning_effort": "none"), or ask without PIR.'
+        )
+
+
 class JobsUnavailableError(AttuneError):
     """The job queue cannot be reached: start the worker (`attune up` does)."""
 
@@ -120,8 +145,10 @@ _STATUS: dict[type[AttuneError], tuple[int, str, str]] = {
     TooLargeError: (413, "invalid_request_error", "too_large"),
     UnprocessableError: (422, "invalid_request_error", "unprocessable"),
     PromptMismatchError: (502, "server_error", "prompt_mismatch"),
+    ReplyMismatchError: (502, "server_error", "reply_mismatch"),
     EngineAsleepError: (503, "server_error", "engine_asleep"),
     EngineUnavailableError: (503, "server_error", "engine_unavailable"),
+    EncoderChangedError: (503, "server_error", "encoder_changed"),
     JobsUnavailableError: (503, "server_error", "jobs_unavailable"),
 }
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 
+import structlog
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import Counter
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -24,6 +26,7 @@ from server.store.tables.adapters import Adapter, Lease
 from server.store.tables.base import now
 from server.store.tables.people import User
 
+log = structlog.get_logger()
 RENEW_EVERY_S = 15.0
 # Several renewals long: a gateway that missed that many is dead, and so are its requests.
 LEASE_TIME = timedelta(minutes=1)
@@ -54,6 +57,7 @@ class Leases:
         self._database = database
         self._held: set[str] = set()
         self._damage = damage
+        self._thread = CapacityLimiter(1)
 
     def take(self, user: User, choice: str) -> Leased:
         """Choose the version that a request uses, its files checked, and keep it in place.
@@ -116,11 +120,20 @@ class Leases:
         with self._database.write() as session:
             release(session, token)
 
-    def renew(self) -> None:
-        """Keep the leases of all running requests, however long they take."""
-        if self._held:
-            with self._database.write() as session:
+    async def keep(self) -> None:
+        """Renew the leases of this gateway's requests, and drop those of dead gateways.
+
+        In a thread of its own: those that requests share may all be taken for longer than a
+        lease lasts.
+        """
+        await to_thread.run_sync(self._keep, limiter=self._thread)
+
+    def _keep(self) -> None:
+        with self._database.write() as session:
+            if self._held:
                 renew(session, set(self._held))
+            if gone := expire(session):
+                log.warning("leases of a gateway that died have expired", leases=gone)
 
 
 def choose(

@@ -137,17 +137,14 @@ class Personas:
         base = await engine.served_model()
         context: list[Candidate] = []
         if wish.persona:
-            context = await run_in_threadpool(
-                self._contexts.for_conversation,
-                user,
-                messages,
-                wish.conversation,
-                wish.refresh_context,
+            context = await self._contexts.for_conversation(
+                user, messages, wish.conversation, wish.refresh_context
             )
         with CancelScope(shield=True):  # a lease that nobody knows of would never go back
             leased = await run_in_threadpool(self._leases.take, user, wish.adapter)
         try:
-            prompts = self._tokenizer.prompts(messages, [c.item for c in context])
+            items = [candidate.item for candidate in context]
+            prompts = await run_in_threadpool(self._tokenizer.prompts, messages, items)
             passed_over = leased.passed_over
             yield Persona(user, context, prompts, leased.adapter, engine, base, passed_over)
         finally:

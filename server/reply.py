@@ -48,6 +48,26 @@ class Reply:
         count = sum(start < len(self.text) for start, _ in spans)
         return self.token_ids[:count], self.logprobs[:count]
 
+    def begins(self, said: str) -> bool:
+        """Tell whether the text is the beginning of what the tokens say.
+
+        A stop string cuts the end off. What a parser in the engine takes out, such as the
+        thinking before the answer, leaves a text in which the tokens cannot be placed.
+
+        Args:
+            said: What `token_ids` decode to.
+        """
+        return _comparable(said).startswith(_comparable(self.text))
+
+
+def _comparable(text: str) -> str:
+    """A text without what the same tokens decode to in one way or another.
+
+    The engine decodes behind the prompt, where a first space may stay that is dropped at a
+    text's start; and it decodes piece by piece, which differs in bytes that are no character.
+    """
+    return text.replace("\ufffd", "").lstrip()
+
 
 _ENGINE_ONLY = (
     "prompt_token_ids",

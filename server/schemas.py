@@ -3,6 +3,7 @@
 Chat requests keep every field that they do not name: it goes to the engine untouched.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -39,13 +40,75 @@ class Personalization(Strict):
     refresh_context: bool = False
 
 
+# A list's first bad entry is told and no more are looked for: a body has room for a million.
+_Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+
+
 class ChatMessage(BaseModel):
     """One message of a chat; tool calls and the like are kept."""
 
     model_config = ConfigDict(extra="allow")
 
-    role: str
-    content: str | list[dict[str, Any]] | None = None
+    role: str = Field(max_length=64)
+    content: str | _Objects | None = None
+
+    @model_validator(mode="after")
+    def _can_be_rendered(self) -> Self:
+        """Chat templates, and what prepares messages for them, take this for granted."""
+        for part in self.content if isinstance(self.content, list) else ():
+            if part.get("type") == "text" and not isinstance(part.get("text"), str):
+                raise ValueError("a part of type 'text' needs a 'text'")
+        calls = (self.model_extra or {}).get("tool_calls")
+        if calls is None:
+            return self
+        if not isinstance(calls, list) or not all(map(_is_call, calls)):
+            raise ValueError("tool_calls is a list of objects, each with an object 'function'")
+        return self
+
+
+def _is_call(call: object) -> bool:
+    return isinstance(call, dict) and isinstance(call.get("function"), dict)
+
+
+_MAX_MESSAGES = 10_000
+_Messages = Annotated[list[ChatMessage], Field(max_length=_MAX_MESSAGES, fail_fast=True)]
+
+
+def message_texts(messages: Sequence[ChatMessage]) -> list[Any]:
+    """Return all of messages that may hold text: contents, names, tool calls and the like."""
+    fields = ((m.content, *(m.model_extra or {}).values()) for m in messages)
+    return [value for message in fields for value in message]
+
+
+def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """Return messages as they were sent, `developer` under its older name `system`.
+
+    Chat templates know the older name alone; vLLM renames it in the same way. A system message
+    without content is an empty one, to which the persona can be added.
+    """
+    sent = [message.model_dump(exclude_unset=True) for message in messages]
+    return [_as_system(m) if m["role"] in ("system", "developer") else m for m in sent]
+
+
+def _as_system(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "role": "system", "content": message.get("content") or ""}
+
+
+ENGINES_OWN = frozenset(
+    {
+        "ec_transfer_params",
+        "kv_transfer_params",
+        "priority",
+        "request_id",
+        "session_id",
+        "vllm_xargs",
+    }
+)
+"""Fields by which vLLM's operators, and no clients, steer it: they are not passed on.
+
+A request id would become the reply's, which must be like no other; a priority puts one user
+before all others; the rest speaks to other engines and to plugins.
+"""
 
 
 _UNFOLLOWED = {
@@ -66,14 +129,14 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: _Messages = Field(min_length=1)
     user: str | None = None
     stream: bool = False
     store: bool = True
     logprobs: bool = False
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    tools: list[dict[str, Any]] | None = None
+    tools: _Objects | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     personalization: Personalization = Personalization()
@@ -95,14 +158,6 @@ class ChatRequest(BaseModel):
             options.setdefault("enable_thinking", self.reasoning_effort != "none")
         return options
 
-    def plain_messages(self) -> list[dict[str, Any]]:
-        """Return the messages as they were sent, `developer` under its older name `system`.
-
-        Chat templates know the older name alone; vLLM renames it in the same way.
-        """
-        sent = [message.model_dump(exclude_unset=True) for message in self.messages]
-        return [{**m, "role": "system"} if m["role"] == "developer" else m for m in sent]
-
 
 class CompletionRequest(BaseModel):
     """OpenAI's completion request; it passes to the engine with the user's adapter."""
@@ -117,12 +172,19 @@ class CompletionRequest(BaseModel):
 
 
 class EmbeddingRequest(BaseModel):
-    """OpenAI's embedding request, answered by the encoder that retrieval uses."""
+    """OpenAI's embedding request, answered by the encoder that retrieval uses.
 
-    input: str | list[str]
+    It takes as many texts at once as OpenAI's.
+    """
+
+    input: str | Annotated[list[str], Field(max_length=2048, fail_fast=True)]
     model: str | None = None
     user: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
+
+
+# Tokenizers count in 32 bits, and without a sign.
+_TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class PirRequest(Strict):
@@ -130,9 +192,9 @@ class PirRequest(Strict):
 
     user: str | None = None
     query: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: _Messages | None = None
     reply: str | None = None
-    token_ids: list[int] | None = None
+    token_ids: Annotated[list[_TokenId], Field(fail_fast=True)] | None = None
     contrast: Contrast = "persona"
     adapter: str = "active"
     persona: bool = True
@@ -177,7 +239,7 @@ class FactRequest(Strict):
 
 
 class RollbackRequest(Strict):
-    """Where to roll back to: a version, `none` for the base model, null for the one before."""
+    """Where to roll back to: a version, `none` for no own one, null for the one before."""
 
     to: str | None = None
 

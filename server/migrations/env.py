@@ -3,7 +3,7 @@
 from alembic import context
 
 # All modules: the base knows only the tables of those that were imported.
-from server.store.tables import adapters, people, refreshes, workers  # noqa: F401
+from server.store.tables import adapters, embeddings, people, refreshes, workers  # noqa: F401
 from server.store.tables.base import Base
 
 connection = context.config.attributes["connection"]

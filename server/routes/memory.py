@@ -5,7 +5,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from fastapi import APIRouter, BackgroundTasks, Request
-from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 
 from server.context import shown
 from server.errors import TooLargeError
@@ -55,7 +55,10 @@ def list_history(user: PathUser, parts: Parts) -> dict[str, Any]:
 async def import_history(
     request: Request, user: PathUser, parts: Parts, afterwards: BackgroundTasks
 ) -> dict[str, Any]:
-    """Import a JSONL file, plain or gzip; good lines are kept, bad ones are named."""
+    """Import a JSONL file, plain or gzip; good lines are kept, bad ones are named.
+
+    The next chat uses a small history at once, and of a large one what is embedded by then.
+    """
     with SpooledTemporaryFile(_IN_MEMORY) as file:
         async for part in request.stream():
             file.write(part)
@@ -63,26 +66,19 @@ async def import_history(
                 raise TooLargeError("The history is larger than 256 MiB: import it in parts.")
         file.seek(0)
         afterwards.add_task(texts_arrived, parts.jobs)
-        afterwards.add_task(_embed, parts, user)
+        afterwards.add_task(parts.contexts.embedding.embed, user)
         return await run_in_threadpool(_import, parts, user, file)
 
 
 @router.get("/memory")
-def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
+async def retrieve(user: PathUser, parts: Parts, query: str) -> dict[str, Any]:
     """Show what a conversation that starts with this query would see."""
-    return {"object": "list", "data": shown(parts.contexts.retrieve(user, query))}
-
-
-async def _embed(parts: Services, user: User) -> None:
-    """Embed what was imported, so that the next chat need not; ends between two chunks."""
-    async for _ in iterate_in_threadpool(parts.contexts.embed_chunks(user)):
-        pass
+    return {"object": "list", "data": shown(await parts.contexts.retrieve(user, query))}
 
 
 def _import(parts: Services, user: User, file: IO[bytes]) -> dict[str, Any]:
     found = read_history(file)
-    with parts.database.write() as session:
-        added = memory.add_texts(session, user, found.texts)
+    added = memory.import_texts(parts.database, user, found.texts)
     return {
         "imported": added,
         "duplicates": len(found.texts) - added,

@@ -1,22 +1,20 @@
 """OpenAI's own endpoints: models, chat, completions, embeddings."""
 
 import base64
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse
 
-from perce.errors import AttuneError
-from server.errors import TooLargeError, http_error
 from server.personas import Persona
 from server.routes.depends import Caller, Parts, acting_user
-from server.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from server.routes.event_stream import event_stream
+from server.schemas import ENGINES_OWN, ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
 from server.store.tables.people import User
+from server.text_limit import check_text
 
 router = APIRouter(prefix="/v1")
 
@@ -37,7 +35,7 @@ async def chat(
     user = await run_in_threadpool(acting_user, parts, caller, request.user)
     if not request.stream:
         return await parts.chat.complete(user, request)
-    return await _event_stream(parts.chat.stream(user, request))
+    return await event_stream(parts.chat.stream(user, request))
 
 
 @router.post("/completions", response_model=None)
@@ -46,14 +44,12 @@ async def completions(
 ) -> dict[str, Any] | EventSourceResponse:
     """Complete a raw prompt with the user's adapter; no persona is put in front of it."""
     user = await run_in_threadpool(acting_user, parts, caller, request.user)
-    size = len(str(request.prompt))
-    if size > parts.settings.max_message_chars:
-        raise TooLargeError(
-            f"The prompt has {size:,} characters and at most "
-            f"{parts.settings.max_message_chars:,} are taken: shorten it."
-        )
+    most = parts.settings.max_message_chars
+    await run_in_threadpool(check_text, "The prompt has", [request.prompt], most)
+    others = list((request.model_extra or {}).values())
+    await run_in_threadpool(check_text, "The request's other fields have", others, most)
     if request.stream:
-        return await _event_stream(_completion_chunks(parts, user, request))
+        return await event_stream(_completion_chunks(parts, user, request))
     wish = request.personalization.model_copy(update={"persona": False})
     async with parts.personas.choose(user, [], wish) as persona:
         body = _completion_body(request, persona)
@@ -66,12 +62,7 @@ async def completions(
 def embeddings(request: EmbeddingRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
     """Embed texts with the encoder that retrieval uses."""
     texts = [request.input] if isinstance(request.input, str) else request.input
-    size = sum(map(len, texts))
-    if size > parts.settings.max_message_chars:
-        raise TooLargeError(
-            f"The input has {size:,} characters and at most "
-            f"{parts.settings.max_message_chars:,} are taken: send less at once."
-        )
+    check_text("The input has", texts, parts.settings.max_message_chars)
     vectors = parts.encoder.encode(texts)
     in_base64 = request.encoding_format == "base64"
     data = [
@@ -91,7 +82,7 @@ def embeddings(request: EmbeddingRequest, parts: Parts, caller: Caller) -> dict[
 
 
 def _completion_body(request: CompletionRequest, persona: Persona) -> dict[str, Any]:
-    body = request.model_dump(exclude_unset=True, exclude={"personalization", "user"})
+    body = request.model_dump(exclude_unset=True, exclude={"personalization", "user"} | ENGINES_OWN)
     kept = {"model": persona.model, "stream": request.stream, "cache_salt": persona.cache_salt}
     return {**body, **kept}
 
@@ -104,30 +95,3 @@ async def _completion_chunks(
         body = _completion_body(request, persona)
         async for chunk in persona.stream("/v1/completions", body):
             yield chunk
-
-
-async def _event_stream(chunks: AsyncGenerator[dict[str, Any]]) -> EventSourceResponse:
-    """Send chunks as server-sent events.
-
-    The first chunk is awaited before the response starts, so that an error until then has
-    its proper status; an error after it becomes an event in OpenAI's error shape.
-    """
-    first = await anext(chunks, None)
-
-    async def events() -> AsyncIterator[dict[str, str]]:
-        async with aclosing(chunks):
-            if first is not None:
-                yield _event(first)
-            try:
-                async for chunk in chunks:
-                    yield _event(chunk)
-            except AttuneError as error:
-                yield _event(http_error(error)[1])
-                return
-            yield {"data": "[DONE]"}
-
-    return EventSourceResponse(events())
-
-
-def _event(chunk: dict[str, Any]) -> dict[str, str]:
-    return {"data": json.dumps(chunk, ensure_ascii=False)}

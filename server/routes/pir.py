@@ -8,14 +8,21 @@ from fastapi.concurrency import run_in_threadpool
 
 from perce.prompt import Message
 from server.context import shown
-from server.errors import BadRequestError, NotFoundError, TooLargeError
+from server.errors import BadRequestError, NotFoundError
 from server.online import texts_arrived
 from server.personas import check_contrast
 from server.routes.depends import Caller, Parts, acting_user
-from server.schemas import FeedbackRequest, Personalization, PirRequest
+from server.schemas import (
+    FeedbackRequest,
+    Personalization,
+    PirRequest,
+    message_texts,
+    plain_messages,
+)
 from server.services import Services
 from server.store import memory
-from server.store.tables.people import Interaction, User
+from server.store.tables.people import Interaction
+from server.text_limit import check_text
 
 router = APIRouter(prefix="/v1")
 
@@ -24,8 +31,9 @@ router = APIRouter(prefix="/v1")
 async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, Any]:
     """Say which words of a reply depend on the user."""
     user = await run_in_threadpool(acting_user, parts, caller, request.user)
-    messages = _messages(request)
-    reply_ids = _reply_ids(request, parts)
+    # In threads, as all that takes the longer, the longer the text: the event loop is everybody's.
+    messages = await run_in_threadpool(_messages, request, parts)
+    reply_ids = await run_in_threadpool(_reply_ids, request, parts)
     wish = Personalization(
         persona=request.persona, adapter=request.adapter, conversation=request.conversation
     )
@@ -40,7 +48,7 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
         "adapter": persona.label,
         "context": shown(kept),
         "cut": {"items": len(cut.items), "tokens": cut.tokens},
-        "reply": parts.tokenizer.decode(reply_ids),
+        "reply": await run_in_threadpool(parts.tokenizer.decode, reply_ids),
         **explanation.to_json(),
     }
 
@@ -50,35 +58,41 @@ def feedback(
     request: FeedbackRequest, parts: Parts, caller: Caller, afterwards: BackgroundTasks
 ) -> dict[str, Any]:
     """Keep what the user thinks of a reply; a liked or edited one becomes a text of the user."""
+    user = acting_user(parts, caller, request.user)
     with parts.database.write() as session:
         interaction = session.get(Interaction, request.id)
-        owner = session.get(User, interaction.user_id) if interaction else None
-        if interaction is None or owner is None:
-            raise NotFoundError(f"There is no logged reply {request.id!r}: was it stored?")
-        caller.acting_for(owner.name)
+        # Whose reply it is else, or that there is one, is nobody's business.
+        if interaction is None or interaction.user_id != user.id:
+            raise NotFoundError(
+                f"{user.name} has no logged reply {request.id!r}: was it stored, and is the user "
+                "the one who got it?"
+            )
         interaction.feedback, interaction.edited = request.feedback, request.edited
-        memory.forget_endorsement(session, owner, interaction.id)
+        memory.forget_endorsement(session, user, interaction.id)
         endorsed = _endorsed(interaction)
         if endorsed is not None:
-            memory.add_texts(session, owner, [endorsed])
+            memory.add_texts(session, user, [endorsed])
             afterwards.add_task(texts_arrived, parts.jobs)
     return request.model_dump(include={"id", "feedback", "edited"})
 
 
-def _messages(request: PirRequest) -> list[Message]:
+def _messages(request: PirRequest, parts: Services) -> list[Message]:
+    most = parts.settings.max_message_chars
     if (request.query is None) == (request.messages is None):
         raise BadRequestError("Send either 'query' or 'messages'.")
     if request.messages is not None:
-        return [message.model_dump(exclude_unset=True) for message in request.messages]
+        check_text("The messages have", message_texts(request.messages), most)
+        return list(plain_messages(request.messages))
+    check_text("The query has", [request.query], most)
     return [{"role": "user", "content": request.query}]
 
 
 def _reply_ids(request: PirRequest, parts: Services) -> list[int]:
     if (request.reply is None) == (request.token_ids is None):
         raise BadRequestError("Send either 'reply' or 'token_ids'.")
-    longest = parts.settings.max_message_chars
-    if len(request.reply or request.token_ids or "") > longest:
-        raise TooLargeError(f"The reply is longer than {longest:,}: shorten it.")
+    check_text(
+        "The reply has", [request.reply, request.token_ids], parts.settings.max_message_chars
+    )
     if request.token_ids is not None:
         return request.token_ids
     return parts.tokenizer.reply_ids(request.reply or "")

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from server import population
 from server.store.tables.adapters import Adapter
-from server.store.tables.people import Fact, User, UserText
+from server.store.tables.people import Conversation, Fact, User, UserText
 from server.store.tables.refreshes import Refresh
 from server.store.users import UserSummary
 
@@ -40,6 +40,15 @@ def text_view(text: UserText) -> dict[str, Any]:
         "text": text.text,
         "time": text.time.isoformat() if text.time else None,
         "source": text.source,
+    }
+
+
+def conversation_view(conversation: Conversation) -> dict[str, Any]:
+    """Show the context that is pinned to a conversation."""
+    return {
+        "id": conversation.key,
+        "created_at": conversation.created_at.isoformat(),
+        "context": conversation.context,
     }
 
 

@@ -1,7 +1,7 @@
 """What is known of a user: profile facts and the texts that the user wrote or endorsed.
 
-Every change raises the user's `memory_version`, which makes pinned conversation contexts
-and cached search indexes stale. Choosing what a prompt sees is `server.context`.
+Every change raises the user's `memory_version`, which makes cached search indexes stale, and
+removes pinned conversation contexts. Choosing what a prompt sees is `server.context`.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from server.errors import BadRequestError, NotFoundError
 from server.store import counters
-from server.store.tables.people import Fact, Interaction, User, UserText
+from server.store.database import ROWS_AT_ONCE, Database
+from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
 
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000
@@ -92,32 +93,42 @@ def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
         BadRequestError: A text cannot be stored: it holds a NUL, or half a character.
     """
     at = counters.turn(session, user.id)
-    known = set(session.scalars(select(UserText.fingerprint).where(UserText.user_id == user.id)))
     added = 0
-    rows: list[dict[str, Any]] = []
-    for item in new:
-        fingerprint = _checked(item).fingerprint()
-        if fingerprint in known:
-            continue
-        known.add(fingerprint)
-        added += 1
-        rows.append(
+    given = list(new)
+    for start in range(0, len(given), _BATCH):
+        some = given[start : start + _BATCH]
+        rows = [
             {
                 "user_id": user.id,
                 "fingerprint": fingerprint,
                 "created_at": at,
                 **asdict(item),
             }
-        )
-        if len(rows) == _BATCH:
+            for fingerprint, item in _unknown(session, user, some).items()
+        ]
+        if rows:
             session.execute(insert(UserText), rows)
-            rows.clear()
-    if rows:
-        session.execute(insert(UserText), rows)
+        added += len(rows)
     if added:
         _touch(session, user)
         session.flush()
         counters.texts_added(session, user.id, added)
+    return added
+
+
+def import_texts(database: Database, user: User, new: Sequence[NewText]) -> int:
+    """Remember many texts, in transactions that let others have their turn.
+
+    One that fails midway keeps what came before; to import the same again adds the rest.
+
+    Returns, Raises:
+        See `add_texts`.
+    """
+    added = 0
+    for start in range(0, len(new), ROWS_AT_ONCE):
+        some = new[start : start + ROWS_AT_ONCE]
+        with database.write() as session:
+            added += add_texts(session, user, some)
     return added
 
 
@@ -131,6 +142,15 @@ def forget_endorsement(session: Session, user: User, interaction_id: str) -> Non
     if gone:
         _touch(session, user)
         counters.recount(session, user.id)
+
+
+def conversations(session: Session, user: User) -> Sequence[Conversation]:
+    """Return the user's conversations with the contexts that are pinned to them, oldest first."""
+    return session.scalars(
+        select(Conversation)
+        .where(Conversation.user_id == user.id)
+        .order_by(Conversation.created_at, Conversation.key)
+    ).all()
 
 
 def texts(session: Session, user: User) -> Sequence[UserText]:
@@ -186,7 +206,24 @@ def _checked(new: NewText) -> NewText:
     )
 
 
+def _unknown(session: Session, user: User, new: Iterable[NewText]) -> dict[str, NewText]:
+    """Return, by fingerprint, the texts that the user does not have; the first of equal ones."""
+    found: dict[str, NewText] = {}
+    for item in new:
+        found.setdefault(_checked(item).fingerprint(), item)
+    known = session.scalars(
+        select(UserText.fingerprint).where(
+            UserText.user_id == user.id, UserText.fingerprint.in_(found)
+        )
+    )
+    for fingerprint in known:
+        del found[fingerprint]
+    return found
+
+
 def _touch(session: Session, user: User) -> None:
+    """Raise the version, and forget the contexts that it makes stale: they hold what was said."""
     session.execute(
         update(User).where(User.id == user.id).values(memory_version=User.memory_version + 1)
     )
+    session.execute(delete(Conversation).where(Conversation.user_id == user.id))

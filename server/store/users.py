@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,9 @@ from server.store.tables.people import (
 from server.store.tables.refreshes import Refresh
 
 Role = Literal["user", "service", "admin"]
+CONTENT_ERASED = "erase content"
+"""The audit's word for a user's texts having been erased; the subject is `audit_subject`."""
+_Owned = Fact | UserText | Interaction | Adapter
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -157,6 +160,45 @@ def revoke_keys(session: Session, user: User) -> None:
     session.execute(delete(ApiKey).where(ApiKey.user_id == user.id))
 
 
+def audit_subject(user_id: int) -> str:
+    """Return the name of a user in the audit: that of the user's adapter folder."""
+    return f"u{user_id}"
+
+
+def erase_content(session: Session, user: User) -> dict[str, int]:
+    """Delete what a user wrote and was answered, and the keys; nothing more may be learnt.
+
+    The user's row stays, for the versions whose files have to go first: see `erase_user`.
+
+    Returns:
+        How many facts, texts and interactions were deleted.
+    """
+    owned: dict[str, type[_Owned]] = {
+        "facts": Fact,
+        "texts": UserText,
+        "interactions": Interaction,
+    }
+    counts = {name: _count(session, table, user) for name, table in owned.items()}
+    for table in (UserText, Fact, Conversation, Interaction):
+        session.execute(delete(table).where(table.user_id == user.id))
+    revoke_keys(session, user)
+    session.execute(
+        update(User)
+        .where(User.id == user.id)
+        .values(
+            consent=False,
+            shares=False,
+            text_count=0,
+            new_texts=0,
+            memory_version=User.memory_version + 1,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    subject = audit_subject(user.id)
+    session.add(AuditEntry(action=CONTENT_ERASED, subject=subject, counts=counts))
+    return counts
+
+
 def erase_user(session: Session, user: User) -> dict[str, int]:
     """Delete all rows of a user and leave an audit entry without content.
 
@@ -165,18 +207,13 @@ def erase_user(session: Session, user: User) -> dict[str, int]:
     Returns:
         How many facts, texts, interactions and adapters were deleted.
     """
-    owned: dict[str, type[Fact | UserText | Interaction | Adapter]] = {
+    owned: dict[str, type[_Owned]] = {
         "facts": Fact,
         "texts": UserText,
         "interactions": Interaction,
         "adapters": Adapter,
     }
-    counts = {
-        name: session.scalars(
-            select(func.count()).select_from(table).where(table.user_id == user.id)
-        ).one()
-        for name, table in owned.items()
-    }
+    counts = {name: _count(session, table, user) for name, table in owned.items()}
     for table in (UserText, Fact, Conversation, Interaction, Refresh, Adapter):
         session.execute(delete(table).where(table.user_id == user.id))
     revoke_keys(session, user)
@@ -184,3 +221,9 @@ def erase_user(session: Session, user: User) -> dict[str, int]:
     subject = hashlib.sha256(f"{user.id}:{user.name}".encode()).hexdigest()
     session.add(AuditEntry(action="erase", subject=subject, counts=counts))
     return counts
+
+
+def _count(session: Session, table: type[_Owned], user: User) -> int:
+    return session.scalars(
+        select(func.count()).select_from(table).where(table.user_id == user.id)
+    ).one()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,8 @@ class ScriptedEngine:
     """A vLLM engine over `httpx.MockTransport`: scripted replies, computed logprobs.
 
     The logprob of a reply token follows from the model's name, the prompt's length and the
-    token id, so that tests can compute every PIR by themselves.
+    token id, so that tests can compute every PIR by themselves. A parser, where there is one,
+    is given what the model wrote and returns what the reply shows of it; ids keep all of it.
     """
 
     tokenizer: ChatTokenizer
@@ -41,6 +42,7 @@ class ScriptedEngine:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     down: bool = False
     break_stream_after: int | None = None
+    parser: Callable[[str], str] = str
 
     def logprob(self, model: str, prompt_length: int, token: int) -> float:
         seed = f"{model}:{prompt_length}:{token}"
@@ -96,11 +98,15 @@ class ScriptedEngine:
         prompt = self.tokenizer.prompt_ids(body["messages"], inputs)
         ids = [*self.tokenizer.reply_ids(self.replies.pop(0)), self.tokenizer.end_id]
         logprobs = [self.logprob(body["model"], len(prompt), token) for token in ids]
-        identity = {"id": f"chatcmpl-{len(self.requests)}", "model": body["model"], "created": 1}
+        name = body.get("request_id", len(self.requests))
+        identity = {"id": f"chatcmpl-{name}", "model": body["model"], "created": 1}
         if not body["stream"]:
             choice = {
                 "index": 0,
-                "message": {"role": "assistant", "content": self.tokenizer.decode(ids)},
+                "message": {
+                    "role": "assistant",
+                    "content": self.parser(self.tokenizer.decode(ids)),
+                },
                 "finish_reason": "stop",
                 "token_ids": ids,
                 "logprobs": {"content": [_scored(lp) for lp in logprobs]},
@@ -123,6 +129,8 @@ class ScriptedEngine:
             # Tokens that share a character have the same span: its text is sent once.
             pieces.append(text[shown:end])
             shown = end
+        if (said := self.parser(text)) != text:
+            pieces = [*("" for _ in pieces[1:]), said]
         for i, (piece, token, logprob) in enumerate(zip(pieces, ids, logprobs, strict=True)):
             if i == self.break_stream_after:
                 return

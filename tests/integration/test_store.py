@@ -1,10 +1,12 @@
 """The store and the registry on the databases that they run on: SQLite and PostgreSQL."""
 
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from simultaneous import at_once
 from sqlalchemy import delete, select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -13,17 +15,18 @@ from server.damage import Damage, ServedBase
 from server.errors import (
     BadRequestError,
     ConflictError,
+    EncoderChangedError,
     NotFoundError,
     UnknownUserError,
     UnprocessableError,
 )
 from server.leases import Leases
-from server.store import memory
-from server.store.database import Database
+from server.store import encoders, memory
+from server.store.database import ROWS_AT_ONCE, Database
 from server.store.memory import NewText
 from server.store.tables.adapters import Adapter, Lease
 from server.store.tables.base import Base, now
-from server.store.tables.people import AuditEntry, User, UserText
+from server.store.tables.people import AuditEntry, Conversation, Fact, User, UserText
 from server.store.users import add_user, erase_user, find_user, summarize
 
 
@@ -104,6 +107,85 @@ def test_no_text_gets_the_id_of_a_forgotten_one(database: Database, user: User) 
         session.execute(delete(UserText).where(UserText.id == newest))
         memory.add_texts(session, user, texts(1, start=2))
         assert memory.texts(session, user)[-1].id > newest
+
+
+def test_no_fact_gets_the_id_of_a_forgotten_one(database: Database, user: User) -> None:
+    with database.write() as session:
+        forgotten = memory.add_fact(session, user, "I bake.").id
+        memory.remove_fact(session, user, forgotten)
+    with database.write() as session:
+        assert memory.add_fact(session, user, "I swim.").id > forgotten
+    with pytest.raises(NotFoundError), database.write() as session:
+        memory.remove_fact(session, user, forgotten)
+
+
+def test_an_older_store_keeps_its_facts_and_forgets_stale_contexts(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    database.migrate(tmp_path, to="0005")
+    at = "'2026-01-01 00:00:00'"
+    with database.engine.begin() as connection:
+        for statement in (
+            "INSERT INTO users (name, kind, consent, shares, memory_version, text_count,"
+            f" new_texts, failures, created_at) VALUES ('mina', 'person', 1, 0, 2, 0, 0, 0, {at})",
+            f"INSERT INTO facts (user_id, text, created_at) VALUES (1, 'I bake.', {at})",
+            f"INSERT INTO conversations VALUES ('stale', 1, 1, '[]', {at})",
+            f"INSERT INTO conversations VALUES ('fresh', 1, 2, '[]', {at})",
+        ):
+            connection.execute(text(statement))
+    database.migrate(tmp_path)
+    with database.read() as session:
+        user = find_user(session, "mina")
+        assert [(fact.id, fact.text) for fact in memory.facts(session, user)] == [(1, "I bake.")]
+        assert [one.key for one in memory.conversations(session, user)] == ["fresh"]
+    database.close()
+
+
+def test_a_change_of_memory_forgets_pinned_contexts(database: Database, user: User) -> None:
+    with database.write() as session:
+        fact = memory.add_fact(session, user, "I bake.")
+        session.add(Conversation(key="one", user_id=user.id, memory_version=1, context=["I bake."]))
+    with database.write() as session:
+        memory.remove_fact(session, user, fact.id)
+    with database.read() as session:
+        assert session.get(Conversation, "one") is None
+
+
+def test_a_large_import_lets_others_write_in_between(database: Database, user: User) -> None:
+    many = [*texts(ROWS_AT_ONCE + 10), *texts(3)]
+    versions = []
+
+    class Watched(list[NewText]):
+        """Says how far the store was when the import came for more."""
+
+        def __getitem__(self, index: SupportsIndex | slice) -> Any:  # noqa: ANN401
+            with database.write() as session:
+                versions.append(find_user(session, "mina").memory_version)
+            return super().__getitem__(index)
+
+    assert memory.import_texts(database, user, Watched(many)) == ROWS_AT_ONCE + 10
+    assert versions == [0, 1]
+    assert memory.import_texts(database, user, many) == 0
+    with database.read() as session:
+        assert find_user(session, "mina").text_count == ROWS_AT_ONCE + 10
+
+
+def test_vectors_of_another_encoder_are_removed_once(database: Database, user: User) -> None:
+    encoders.take_over(database, "one")
+    with database.write() as session:
+        memory.add_texts(session, user, texts(3))
+        memory.add_fact(session, user, "I bake.").embedding = b"vector"
+        memory.texts(session, user)[0].embedding = b"vector"
+    assert encoders.take_over(database, "one") == 0
+    at_once([lambda: encoders.take_over(database, "other") for _ in range(3)])
+    with database.read() as session:
+        rows: list[Fact | UserText] = [
+            *memory.facts(session, user),
+            *memory.texts(session, user),
+        ]
+        assert len(rows) == 4 and all(row.embedding is None for row in rows)
+        encoders.require(session, "other")
+        with pytest.raises(EncoderChangedError):
+            encoders.require(session, "one")
 
 
 def test_a_name_is_given_once(database: Database, user: User) -> None:

@@ -43,7 +43,7 @@ def reply(gateway: TestClient, engine: ScriptedEngine, text: str) -> str:
 
 
 def rate(gateway: TestClient, name: str, **feedback: str) -> None:
-    gateway.post("/v1/feedback", json={"id": name, **feedback}).raise_for_status()
+    gateway.post("/v1/feedback", json={"user": "mina", "id": name, **feedback}).raise_for_status()
 
 
 def learnt(services: Services) -> tuple[Dataset, list[str]]:

@@ -1,29 +1,38 @@
-"""Embedding what a user wrote: after the answer, in chunks, once; and embeddings for clients."""
+"""Embedding what a user wrote: beside the requests, in chunks, once; and for clients."""
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Event
 
+import anyio
+import pytest
+from anyio import to_thread
 from fastapi import BackgroundTasks, Request
 from fastapi.testclient import TestClient
+from gateway_calls import chat
 from scripted_engine import WordEncoder
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from starlette.types import Message
 
 from perce.retrieval import Vectors
 from server.context import ContextSource
+from server.embedding import FEW
+from server.errors import EncoderChangedError
+from server.memories import Memories
 from server.routes import memory as memory_routes
 from server.services import Services
-from server.store import memory
-from server.store.tables.people import UserText
-from server.store.users import find_user
+from server.store import encoders, memory
+from server.store.tables.adapters import Adapter, Lease
+from server.store.tables.base import now
+from server.store.tables.people import Fact, User, UserText
+from server.store.users import add_user, find_user
 
 
 class CountingEncoder(WordEncoder):
-    """Remembers what it was asked to embed, and can be made to wait."""
+    """Remembers what it was asked to embed, and lets other threads run."""
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
@@ -32,14 +41,53 @@ class CountingEncoder(WordEncoder):
     def encode(self, texts: Sequence[str]) -> Vectors:
         self.encoded += texts
         self.calls.append(len(texts))
-        time.sleep(0.001)  # lets other threads run
+        time.sleep(0.001)
         return super().encode(texts)
 
 
-def test_an_import_answers_first_and_embeds_in_chunks(services: Services, mina: str) -> None:
+class StuckEncoder(WordEncoder):
+    """Embeds queries at once, and texts not before it is let go on."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = Event(), Event()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        if len(texts) > 1:
+            self.asked.set()
+            assert self.go_on.wait(60)
+        return super().encode(texts)
+
+
+@pytest.fixture
+def source(services: Services, mina: str) -> Callable[[WordEncoder], ContextSource]:
+    """Makes another gateway's source of contexts over the same store."""
+
+    def made(encoder: WordEncoder) -> ContextSource:
+        return ContextSource(services.database, encoder, services.settings, services.tokenizer)
+
+    return made
+
+
+def remember(services: Services, count: int, start: int = 0) -> User:
+    """Give mina texts that have no vectors yet."""
+    with services.database.write() as session:
+        user = find_user(session, "mina")
+        new = [memory.NewText("q", f"text {i}", 9.0 + i) for i in range(start, start + count)]
+        memory.add_texts(session, user, new)
+        return user
+
+
+def bare_texts(services: Services) -> int:
+    with services.database.read() as session:
+        texts = memory.texts(session, find_user(session, "mina"))
+        return sum(text.embedding is None for text in texts)
+
+
+def test_an_import_answers_first_and_embeds_in_chunks(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
     encoder = CountingEncoder()
-    own = ContextSource(services.database, encoder, services.settings, services.tokenizer)
-    parts = replace(services, contexts=own)
+    parts = replace(services, contexts=source(encoder))
     afterwards = BackgroundTasks()
     with services.database.read() as session:
         user = find_user(session, "mina")
@@ -59,40 +107,261 @@ def test_an_import_answers_first_and_embeds_in_chunks(services: Services, mina: 
     assert encoder.calls == [256, 256, 88]
 
 
-def test_two_embeddings_at_once_share_the_work(services: Services, mina: str) -> None:
+def test_two_embeddings_at_once_share_the_work(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
     encoder = CountingEncoder()
-    own = ContextSource(services.database, encoder, services.settings, services.tokenizer)
-    with services.database.write() as session:
-        user = find_user(session, "mina")
-        memory.add_texts(
-            session, user, [memory.NewText("q", f"text {i}", 9.0 + i) for i in range(1500)]
-        )
-    with ThreadPoolExecutor(4) as pool:
-        for run in [pool.submit(own.embed, user) for _ in range(3)]:
-            run.result()
-        found = own.retrieve(user, "text 7")
+    own = source(encoder)
+    user = remember(services, 1500)
+
+    async def three() -> list[str]:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(own.embedding.embed, user)
+        return [candidate.item.kind for candidate in await own.retrieve(user, "text 7")]
+
+    assert asyncio.run(three()) == ["fact", "text", "text", "text"]
     assert len(encoder.encoded) == 1500 + 1 and len(set(encoder.encoded)) == 1501
-    assert [candidate.item.kind for candidate in found] == ["fact", "text", "text", "text"]
+
+
+def test_a_small_history_is_there_for_the_next_chat(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    user = remember(services, 300)
+    found = asyncio.run(source(WordEncoder()).retrieve(user, "text 299"))
+    assert "text 299" in [candidate.item.text for candidate in found]
+
+
+def test_requests_during_a_large_import_take_no_thread_from_others(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    encoder = StuckEncoder()
+    own = source(encoder)
+    user = remember(services, FEW + 100)
+
+    async def crowded() -> list[list[str]]:
+        kinds: list[list[str]] = []
+
+        async def ask() -> None:
+            found = await own.retrieve(user, "bread number 3")
+            kinds.append([candidate.item.kind for candidate in found])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(own.embedding.embed, user)
+            try:
+                with anyio.fail_after(30):
+                    async with anyio.create_task_group() as requests:
+                        for _ in range(60):
+                            requests.start_soon(ask)
+            finally:
+                encoder.go_on.set()
+        return kinds
+
+    answers = asyncio.run(crowded())
+    assert answers == [["fact", "text", "text", "text"]] * 60
+    assert bare_texts(services) == 0
+
+
+def test_a_request_that_waits_for_a_few_texts_holds_no_shared_thread(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    encoder = StuckEncoder()
+    own = source(encoder)
+    user = remember(services, 20)
+
+    async def crowded() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(own.retrieve, user, "text 3")
+            try:
+                with anyio.fail_after(20):
+                    while not encoder.asked.is_set():
+                        await anyio.sleep(0.01)
+                    await anyio.sleep(0.3)  # for the others to ask as well
+                    assert await to_thread.run_sync(lambda: "free") == "free"
+            finally:
+                encoder.go_on.set()
+
+    asyncio.run(crowded())
+
+
+def test_leases_are_renewed_while_all_shared_threads_are_taken(
+    services: Services, mina: str, adapter: Adapter
+) -> None:
+    with services.database.read() as session:
+        user = find_user(session, "mina")
+    leased = services.leases.take(user, "active")
+    with services.database.write() as session:
+        session.get_one(Lease, leased.token).expires_at = now()
+        session.add(Lease(id="dead", adapter_id=adapter.id, expires_at=now()))
+    go_on = Event()
+
+    async def crowded() -> None:
+        shared = to_thread.current_default_thread_limiter()
+        async with anyio.create_task_group() as group:
+            for _ in range(int(shared.total_tokens)):
+                group.start_soon(to_thread.run_sync, go_on.wait, 60)
+            while shared.available_tokens:
+                await anyio.sleep(0.01)
+            try:
+                with anyio.fail_after(20):
+                    await services.upkeep.keep_leases()
+            finally:
+                go_on.set()
+
+    asyncio.run(crowded())
+    with services.database.read() as session:
+        assert session.get(Lease, "dead") is None
+        assert session.get_one(Lease, leased.token).expires_at > now()
 
 
 def test_a_text_that_is_removed_while_it_is_embedded_stays_removed(
-    services: Services, mina: str
+    services: Services, source: Callable[[WordEncoder], ContextSource]
 ) -> None:
-    with services.database.write() as session:
-        user = find_user(session, "mina")
-        memory.add_texts(session, user, [memory.NewText("q", f"new {i}", 9.0 + i) for i in (1, 2)])
+    user = remember(services, 2)
 
     class Removing(WordEncoder):
         def encode(self, texts: Sequence[str]) -> Vectors:
             with services.database.write() as session:
-                session.execute(delete(UserText).where(UserText.text == "new 1"))
+                session.execute(delete(UserText).where(UserText.text == "text 1"))
             return super().encode(texts)
 
-    ContextSource(services.database, Removing(), services.settings, services.tokenizer).embed(user)
+    asyncio.run(source(Removing()).embedding.embed(user))
     with services.database.read() as session:
         rows = memory.texts(session, user)
-    assert "new 1" not in [row.text for row in rows]
+    assert "text 1" not in [row.text for row in rows]
     assert all(row.embedding for row in rows)
+
+
+def test_what_nobody_embedded_is_embedded_in_the_background(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    remember(services, 3 * FEW)
+    asyncio.run(source(WordEncoder()).embedding.embed_left_over())
+    assert bare_texts(services) == 0
+
+
+def test_facts_are_shown_before_they_are_embedded(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    user = remember(services, FEW + 1)
+    with services.database.write() as session:
+        session.execute(update(Fact).values(embedding=None))
+        memory.add_fact(session, user, "i keep bees.")
+    found = asyncio.run(source(WordEncoder()).retrieve(user, "bread"))
+    assert {c.item.text for c in found if c.item.kind == "fact"} == {
+        "i have a sourdough named gerald.",
+        "i keep bees.",
+    }
+
+
+def test_a_change_of_memory_and_an_erasure_let_go_of_what_was_kept(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    own = source(WordEncoder())
+    user = remember(services, 1)
+
+    def asked() -> set[int]:
+        asyncio.run(own.retrieve(user, "bread"))
+        own.memories.drop_stale()
+        return own.memories.users()
+
+    assert asked() == {user.id}
+    remember(services, 1, start=5)
+    own.memories.drop_stale()
+    assert own.memories.users() == set()
+    assert asked() == {user.id}
+    with services.database.write() as session:
+        session.execute(delete(User).where(User.id == user.id))
+    own.memories.drop_stale()
+    assert own.memories.users() == set()
+    # Who was erased just now has no memory, and none is kept.
+    assert asyncio.run(own.retrieve(user, "bread")) == []
+    assert own.memories.users() == set()
+
+
+def test_one_version_of_a_memory_is_kept(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    own = source(WordEncoder())
+    for start in range(3):
+        user = remember(services, 1, start)
+        found = asyncio.run(own.retrieve(user, f"text {start}"))
+        assert f"text {start}" in [candidate.item.text for candidate in found]
+    assert own.memories.users() == {user.id}
+
+
+def test_memories_are_kept_within_bounds_of_bytes(services: Services, mina: str) -> None:
+    own = services.contexts
+    small = Memories(services.database, own.embedding, most_bytes=1)
+    with services.database.write() as session:
+        mina_, otto = find_user(session, "mina"), add_user(session, "otto")[0]
+
+    async def both() -> None:
+        for user in (mina_, otto):
+            await small.of(user)
+
+    asyncio.run(both())
+    assert small.users() == {otto.id}
+
+
+def test_vectors_of_another_encoder_are_made_anew(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    class Narrow(WordEncoder):
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            return super().encode(texts)[:, :7]
+
+    own = source(WordEncoder())
+    user = remember(services, 3)
+    asyncio.run(own.retrieve(user, "bread"))
+    assert encoders.take_over(services.database, "all-MiniLM-L6-v2") == 0
+    changed = ContextSource(
+        services.database,
+        Narrow(),
+        services.settings.model_copy(update={"encoder": "other"}),
+        services.tokenizer,
+    )
+    changed.embedding.take_over()
+    found = asyncio.run(changed.retrieve(user, "bread number 3"))
+    assert [candidate.item.kind for candidate in found] == ["fact", "text", "text", "text"]
+    with services.database.read() as session:
+        assert {len(t.embedding or b"") for t in memory.texts(session, user)} == {7 * 4}
+    # A gateway that still has the old one neither adds to them nor compares with them.
+    remember(services, 1, start=7)
+    with pytest.raises(EncoderChangedError, match="ATTUNE_ENCODER"):
+        asyncio.run(own.retrieve(user, "bread"))
+
+
+def test_a_removed_fact_stays_in_no_pinned_context(gateway: TestClient, mina: str) -> None:
+    chat(gateway)
+    pinned = gateway.get("/v1/users/mina/export").json()["conversations"]
+    assert "gerald" in pinned[0]["context"][0]["text"]
+    (fact,) = gateway.get("/v1/users/mina/facts").json()["data"]
+    assert gateway.delete(f"/v1/users/mina/facts/{fact['id']}").status_code == 204
+    assert gateway.get("/v1/users/mina/export").json()["conversations"] == []
+    chat(gateway)
+    assert "gerald" not in gateway.get("/v1/users/mina/export").text
+
+
+def test_a_context_that_became_stale_while_it_was_chosen_is_not_pinned(
+    services: Services, source: Callable[[WordEncoder], ContextSource]
+) -> None:
+    user = remember(services, 1)
+    with services.database.read() as session:
+        fact = memory.facts(session, user)[0].id
+
+    class Removing(WordEncoder):
+        def encode(self, texts: Sequence[str]) -> Vectors:
+            if texts[0] == "hi":
+                with services.database.write() as session:
+                    memory.remove_fact(session, user, fact)
+            return super().encode(texts)
+
+    own = source(Removing())
+    asyncio.run(own.for_conversation(user, [{"role": "user", "content": "hi"}]))
+    with services.database.read() as session:
+        assert memory.conversations(session, user) == []
 
 
 def test_embeddings_in_both_encodings(gateway: TestClient, mina: str) -> None:

@@ -142,12 +142,12 @@ def test_feedback_turns_replies_into_texts_and_back(
         return [(row["text"], row["source"]) for row in rows if row["source"] != "import"]
 
     scripted_engine.replies = ["so warm"]
-    name = chat(gateway).json()["id"]
-    gateway.post("/v1/feedback", json={"id": name, "feedback": "up"})
+    name = {"user": "mina", "id": chat(gateway).json()["id"]}
+    gateway.post("/v1/feedback", json={**name, "feedback": "up"})
     assert history() == [("so warm", "liked")]
-    gateway.post("/v1/feedback", json={"id": name, "feedback": "up", "edited": "sooo warm!!"})
+    gateway.post("/v1/feedback", json={**name, "feedback": "up", "edited": "sooo warm!!"})
     assert history() == [("sooo warm!!", "edited")]
-    gateway.post("/v1/feedback", json={"id": name, "feedback": "down"})
+    gateway.post("/v1/feedback", json={**name, "feedback": "down"})
     assert history() == []
 
 

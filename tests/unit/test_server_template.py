@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from gateway_calls import chat, error_of
+from gateway_calls import HELLO, chat, error_of
 from scripted_engine import ScriptedEngine
 from transformers import AutoTokenizer
 
@@ -98,3 +98,54 @@ def test_no_client_chooses_whose_cached_prefixes_it_meets(
         scripted_engine.bodies(f"/v1/{path}") for path in ("chat/completions", "completions")
     )
     assert chatted["cache_salt"] == completed["cache_salt"] != "user-7"
+
+
+def test_pir_reads_a_developer_message_as_the_chat_did(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine
+) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, *HELLO]
+    scripted_engine.replies = ["warm"]
+    chatted = chat(gateway, messages=messages, personalization={"pir": True}).json()
+    told = chatted["personalization"]["pir"]
+    body = {"user": "mina", "messages": messages, "token_ids": [t["token_id"] for t in told]}
+    assert gateway.post("/v1/pir", json=body).json()["pir"] == told
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": []}])
+def test_a_message_without_content_is_an_empty_one(
+    gateway: TestClient,
+    mina: str,
+    scripted_engine: ScriptedEngine,
+    role: str,
+    content: dict[str, object],
+) -> None:
+    messages = [{"role": role, **content}, *HELLO]
+    scripted_engine.replies = ["warm"]
+    told = chat(gateway, messages=messages, personalization={"pir": True})
+    assert told.status_code == 200, told.text
+    body = {"user": "mina", "messages": messages, "reply": "warm"}
+    afresh = gateway.post("/v1/pir", json=body)
+    assert afresh.json()["pir"] == told.json()["personalization"]["pir"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_pir_is_told_of_a_reply_that_the_engine_left_the_thinking_out_of(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine, stream: bool
+) -> None:
+    scripted_engine.parser = lambda text: text.partition(" so: ")[2]
+    scripted_engine.replies = ["they ask about bread so: it is warm", "why not so: warm"]
+    told = chat(gateway, stream=stream, personalization={"pir": True}).text
+    assert "reply_mismatch" in told and "--reasoning-parser" in told
+    plain = chat(gateway, stream=stream)
+    assert "reply_mismatch" not in plain.text and "warm" in plain.text
+
+
+def test_pir_is_told_of_a_reply_that_a_stop_string_cut(
+    gateway: TestClient, mina: str, scripted_engine: ScriptedEngine
+) -> None:
+    scripted_engine.parser = lambda text: text.partition(".")[0]
+    scripted_engine.replies = ["it is warm. And so on"]
+    answer = chat(gateway, stop=["."], personalization={"pir": True}).json()
+    tokens = answer["personalization"]["pir"]
+    assert "".join(token["text"] for token in tokens).removesuffix(".") == "it is warm"

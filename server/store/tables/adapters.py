@@ -15,8 +15,8 @@ class Adapter(Base):
 
     States: candidate → active → retired (→ active, by rollback) → erased (its files are
     gone), or candidate → rejected. From candidate, active and retired → withdrawn: it learnt,
-    itself or through its parents, from somebody who left the population; its files go as soon
-    as no request uses it, and `erased_at` says when.
+    itself or through its parents, from somebody who left the population, or its owner is
+    being erased; its files go as soon as no request uses it, and `erased_at` says when.
     """
 
     __tablename__ = "adapters"
@@ -45,7 +45,7 @@ class Adapter(Base):
     checksums: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     reason: Mapped[str] = mapped_column(Text, default="")
-    # The position of the newest text that it was trained on: newer texts make a user due.
+    # The position of the newest text that it was trained on; who is due is told by counters.
     trained_position: Mapped[float] = mapped_column(default=0.0)
     data_fingerprint: Mapped[str] = mapped_column(String(64), default="")
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from server.store.tables.base import Base, now
@@ -59,6 +59,12 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+def bare_rows(table: str) -> Index:
+    """Return the index of a table's rows without a vector: few, and asked for at each chat."""
+    bare = text("embedding IS NULL")
+    return Index(f"ix_{table}_bare", "user_id", "id", sqlite_where=bare, postgresql_where=bare)
+
+
 def owner() -> Mapped[int]:
     """Return a new column for the user whom a row belongs to, and with whom it goes."""
     return mapped_column(ForeignKey(User.id, ondelete="CASCADE"), index=True)
@@ -80,6 +86,11 @@ class Fact(Base):
     """One profile fact about a user."""
 
     __tablename__ = "facts"
+    __table_args__ = (
+        bare_rows("facts"),
+        # A fact that is removed twice must not take another one with it.
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = owner()
@@ -98,6 +109,7 @@ class UserText(Base):
     __table_args__ = (
         UniqueConstraint("user_id", "fingerprint"),
         Index("ix_texts_user_position", "user_id", "position"),
+        bare_rows("texts"),
         # What a version has learnt is told by ids, so none may be given to another text.
         {"sqlite_autoincrement": True},
     )

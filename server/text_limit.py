@@ -1,0 +1,46 @@
+"""A limit on the text in a request, wherever in its JSON it stands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from server.errors import BadRequestError, TooLargeError
+
+# Far beyond any message, tool or schema. Python's own limit comes soon after, as a crash.
+MAX_DEPTH = 100
+
+
+def check_text(what: str, json: Sequence[Any], most: int) -> None:
+    """Refuse JSON with too much text in it.
+
+    Args:
+        what: What the JSON is, with its verb, as in "The messages have".
+        json: Values of any shape. Texts count by their characters, keys of objects among
+            them; a number counts as one.
+        most: Characters that are taken.
+
+    Raises:
+        TooLargeError: It has more characters.
+        BadRequestError: It is nested too deep.
+    """
+    size, level = 0, list(json)
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                size += len(value)
+            elif isinstance(value, Mapping):
+                inner += value.keys()
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif value is not None:
+                size += 1
+        level = inner
+        if not level:
+            break
+    else:
+        raise BadRequestError(f"{what} more than {MAX_DEPTH} levels of nesting: flatten them.")
+    if size > most:
+        raise TooLargeError(
+            f"{what} {size:,} characters and at most {most:,} are taken: shorten them."
+        )
