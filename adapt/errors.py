@@ -38,6 +38,10 @@ class StepFailedError(AttuneError):
     """A step of a refresh failed; the message is that of what went wrong."""
 
 
+class StoreUnavailableError(AttuneError):
+    """The store could not be reached: see that its database runs."""
+
+
 class TrainingMemoryError(AttuneError):
     """The GPU has too little free memory for training: see docs/refreshes.md for what helps."""
 

@@ -15,6 +15,7 @@ from dbos import DBOS, StepOptions
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from adapt.patience import patiently
 from server import fleets, plans
 from server.due import due_users, next_due_at
 from server.jobs import NIGHTLY_WORKFLOW, ONLINE_WORKFLOW, WINDOW_WORKFLOW, Jobs
@@ -163,11 +164,5 @@ def register(rounds: Rounds) -> None:
 
 
 def _patiently(name: str) -> StepOptions:
-    """Options of a step that meets a busy database, or a user who got a refresh meanwhile."""
-    return {
-        "name": name,
-        "retries_allowed": True,
-        "interval_seconds": 1.0,
-        "backoff_rate": 2.0,
-        "max_attempts": 5,
-    }
+    """Options of a step that meets a store that is away, or a user who got a refresh meanwhile."""
+    return patiently(name, lambda error: True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from adapt.claims import Claims
+from adapt.patience import STORE_AWAY, store_error
 from perce.train import Step
 
 log = structlog.get_logger()
@@ -34,6 +35,8 @@ class Progress:
     def __call__(self, step: Step) -> None:
         """Take note of an optimizer step.
 
+        A note that the store does not take is left out: the next one says more.
+
         Raises:
             RefreshCancelledError: The refresh was cancelled; see `Claims.note` for the rest.
         """
@@ -45,14 +48,19 @@ class Progress:
         self._noted = at
         rate = self._tokens / self._seconds if self._seconds else None
         left = self._seconds / step.step * (step.steps - step.step)
-        self._claims.note(
-            self._refresh_id,
-            step=step.step,
-            steps=step.steps,
-            tokens_per_s=rate,
-            seconds_left=left,
-        )
-        self._expect(left)
+        try:
+            self._claims.note(
+                self._refresh_id,
+                step=step.step,
+                steps=step.steps,
+                tokens_per_s=rate,
+                seconds_left=left,
+            )
+            self._expect(left)
+        except STORE_AWAY as error:
+            log.warning(
+                "progress not noted", refresh=self._refresh_id, reason=str(store_error(error))
+            )
         if at - self._logged >= _LOG_EVERY_S or step.step == step.steps:
             self._logged = at
             log.info(

@@ -5,7 +5,6 @@ that does not are taken over here. Everything may be done twice and by several w
 once. How a worker is known to be gone is `adapt.heartbeat`.
 """
 
-import shutil
 import threading
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from sqlalchemy import select
 
 from adapt.heartbeat import Sign, Watch, sign_of
 from perce.errors import AttuneError
+from server import strays
 from server.refreshes import OPEN, Origin
 from server.store.database import Database
 from server.store.tables.base import now
@@ -95,12 +95,7 @@ class Recovery:
 
     def sweep(self) -> None:
         """Delete the files of refreshes that are over, such as a dead worker left behind."""
-        folders = list(self._work.iterdir()) if self._work.is_dir() else []
-        for folder in folders:
-            with self._database.read() as session:
-                refresh = session.get(Refresh, folder.name)
-            if refresh is None or refresh.status not in OPEN:
-                shutil.rmtree(folder, ignore_errors=True)
+        strays.sweep_work(self._database, self._work)
 
     def _run(self) -> None:
         chores_at = 0.0

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from adapt.claims import Claims
 from adapt.curation import StoredText, explain
 from adapt.dataset import ContextBudget, Dataset, Recipe
-from adapt.errors import SharingEndedError, StepFailedError
+from adapt.errors import RefreshCancelledError, SharingEndedError, StepFailedError
 from adapt.gate import HeldOutLosses, Verdict
 from adapt.history import History, learn_from
 from adapt.population import learn_from_population
@@ -29,7 +29,7 @@ from adapt.trainer import Trainer
 from adapt.window import EngineWindow
 from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
-from server import adapter_store, leases, population, registry
+from server import adapter_store, leases, population, registry, strays
 from server.settings import Settings
 from server.store import counters, memory
 from server.store.database import Database
@@ -83,7 +83,7 @@ class Workplace:
     """The folders of unfinished refreshes."""
 
     def __init__(self, home: Path, worker: str) -> None:
-        self.root = home.resolve() / "work"
+        self.root = strays.work_dir(home)
         self._worker = worker
 
     def folder(self, refresh_id: str) -> Path:
@@ -107,6 +107,15 @@ class Workplace:
                 f"What another worker prepared is not in {self.root}: give all workers the same "
                 "ATTUNE_HOME, on a disk that they share, and refresh again."
             ) from error
+
+    def load_any(self, refresh_ids: Sequence[str]) -> Dataset:
+        """Read the examples of the first refresh that still has them.
+
+        Raises:
+            StepFailedError: None has.
+        """
+        there = (one for one in refresh_ids if (self.folder(one) / "dataset.json").exists())
+        return self.load(next(there, refresh_ids[0]))
 
     def adapter(self, refresh_id: str) -> Path:
         """Where this worker trains: one that was taken over writes elsewhere."""
@@ -142,11 +151,16 @@ class CandidateSteps:
 
         Raises:
             NothingToLearnError: No text is left to train on.
+            RefreshCancelledError: The user took back their consent to training.
         """
         if self._is_of_population(refresh_id):
             return self._dataset_of_population(refresh_id)
         with self._database.write() as session:
+            # Who takes consent back did so before, which is seen here, or finds this refresh.
+            population.turn(session)
             refresh, user = self._claims.enter(session, refresh_id, "dataset")
+            if not user.consent:
+                raise RefreshCancelledError()
             parent = self._whole_parent(session, user)
             facts = [fact.text for fact in memory.facts(session, user)]
             replies = memory.logged_replies(session, user)

@@ -159,11 +159,17 @@ class RolloutSteps:
     def drain(self, user_id: int) -> None:
         """Take the versions that are no longer active off the engines, once unused.
 
+        What long replies still use is left to a later drain.
+
         Raises:
             EngineUnavailableError, EngineRefusedError: An engine was not reached: run again.
         """
         keep = self._settings.keep_versions
-        self._on_engines(lambda engines: swap.drain(self._database, engines, user_id, keep))
+        try:
+            self._on_engines(lambda engines: swap.drain(self._database, engines, user_id, keep))
+        except swap.AdapterInUseError as error:
+            # The gateway's upkeep asks again when the requests have ended.
+            log.info("drain left something", user=user_id, reason=str(error))
 
     def wake(self) -> None:
         """End the window in which engines sleep."""
@@ -199,7 +205,10 @@ class RolloutSteps:
         shutil.rmtree(self._workplace.folder(refresh_id), ignore_errors=True)
 
     def _close(self, refresh_id: str, status: str, **values: str) -> int | None:
-        """End a refresh that has not ended yet, its files first: no crash leaves them behind."""
+        """End a refresh that has not ended yet, its files first: no crash leaves them behind.
+
+        One whose version answers has succeeded, whatever went wrong behind that.
+        """
         with self._database.write() as session:
             refresh = session.get(Refresh, refresh_id, with_for_update=True)
             if refresh is not None and refresh.worker != self._claims.worker:
@@ -208,6 +217,9 @@ class RolloutSteps:
             if refresh is None:
                 return None
             if refresh.status in OPEN:
+                if status == "failed" and _is_published(session, refresh):
+                    log.warning("failed behind its activation", refresh=refresh_id, **values)
+                    status, values = "succeeded", {}
                 refreshes.close(session, refresh_id, status, **values)
                 session.refresh(refresh)
                 _note_outcome(session, refresh)
@@ -220,7 +232,7 @@ class RolloutSteps:
             parent_id=prepared.parent_id,
             trained_position=dataset.trained_position,
             data_fingerprint=dataset.fingerprint,
-            settings=asdict(self._hyper),
+            settings=asdict(self._hyper.of_method(method)),
             code_version=version("attune"),
         )
 
@@ -255,6 +267,12 @@ def _standing(session: Session, adapter_id: int) -> Adapter:
     if adapter.state == "withdrawn":
         raise SharingEndedError()
     return adapter
+
+
+def _is_published(session: Session, refresh: Refresh) -> bool:
+    """Whether the refresh's version became active; it may have been rolled back since."""
+    adapter = session.get(Adapter, refresh.adapter_id) if refresh.adapter_id else None
+    return adapter is not None and adapter.state in ("active", "retired")
 
 
 def _note_outcome(session: Session, refresh: Refresh) -> None:

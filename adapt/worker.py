@@ -27,12 +27,13 @@ from adapt.training import TrainingSteps
 from adapt.window import EngineWindow
 from perce.hyperparameters import Hyperparameters, rate_for_width
 from perce.model import hidden_size
-from perce.retrieval import Encoder
+from perce.retrieval import Encoder, encoder_fingerprint
 from perce.tokens import ChatTokenizer
 from server.engine import Engine, connect_engines
 from server.jobs import APP, REFRESH_QUEUE, SCHEDULE, UPKEEP_QUEUE, Jobs
 from server.schedule import Schedule
 from server.settings import Settings
+from server.store import encoders
 from server.store.database import Database
 
 log = structlog.get_logger()
@@ -65,6 +66,7 @@ class Worker:
         placement = choose_placement(settings, torch.cuda.device_count())
         placement.apply()
         self._database.migrate(settings.home)
+        encoders.take_over(self._database, encoder_fingerprint(settings.encoder))
         self._heartbeat.start()
         DBOS(
             config={

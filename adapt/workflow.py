@@ -6,16 +6,17 @@ step that had its effect but not its record runs again, which all steps allow. W
 of one user of a fleet changes nothing for the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import structlog
-from dbos import DBOS, StepOptions
+from dbos import DBOS
 from dbos import error as dbos_error
 
 from adapt import errors
 from adapt.claims import Claims
+from adapt.patience import STORE_AWAY, patiently, persist, store_error
 from adapt.refresh import CandidateSteps, Judged, Prepared
 from adapt.rollout import RolloutSteps
 from adapt.training import Training, TrainingSteps
@@ -25,6 +26,7 @@ from server.jobs import DRAIN_WORKFLOW, REFRESH_WORKFLOW, Jobs
 log = structlog.get_logger()
 STEP_ERRORS = (
     *errors.OUTCOMES,
+    errors.StoreUnavailableError,
     EngineUnavailableError,
     dbos_error.DBOSMaxStepRetriesExceeded,
 )
@@ -76,11 +78,27 @@ class _Fleet:
 
     def run(self) -> None:
         # No step: whoever runs the workflow now is whose the refreshes are.
-        self._steps.claims.claim([member.id for member in self._members])
-        going = self._through(self._members, self._prepare)
-        going = self._through(self._train_together(going), self._train)
-        going = self._through(going, self._judge)
-        self._through(going, self._roll_out)
+        ids = [member.id for member in self._members]
+        persist("claim", lambda: self._steps.claims.claim(ids))
+        try:
+            going = self._through(self._members, self._prepare)
+            going = self._through(self._train_together(going), self._train)
+            going = self._through(going, self._judge)
+            self._through(going, self._roll_out)
+        except Exception:
+            self._wake_unrecorded()
+            raise
+        self._wake()
+
+    def _wake_unrecorded(self) -> None:
+        """Wake engines as no step: the run may still go on behind the steps that it recorded."""
+        try:
+            self._steps.rollout.wake()
+        except Exception:
+            # What stopped the run is raised; the recovery of the workers goes on waking.
+            log.exception("engines are still asleep")
+
+    def _wake(self) -> None:
         try:
             _patient_step("wake", self._steps.rollout.wake)
         except STEP_ERRORS as error:
@@ -92,12 +110,15 @@ class _Fleet:
 
     def _train_together(self, members: Sequence[_Member]) -> list[_Member]:
         """Train as many at once as the device has room for; return who is still going."""
-        ids = [member.id for member in members]
-        users = _patient_step("fleet size", self._steps.training.fleet_size, ids)
+        users = self._fleet_size(members)
         if users < 2:
             return list(members)
         prepared = {member.id: member.prepared for member in members if member.prepared}
-        outcomes = _patient_step("train", self._steps.training.train_together, prepared, users)
+        outcomes: Mapping[str, Training | Exception | None]
+        try:
+            outcomes = _patient_step("train", self._steps.training.train_together, prepared, users)
+        except STEP_ERRORS as error:
+            outcomes = dict.fromkeys(prepared, error)
 
         def settle(member: _Member) -> None:
             outcome = outcomes[member.id]
@@ -106,6 +127,16 @@ class _Fleet:
             member.training = outcome
 
         return self._through(members, settle)
+
+    def _fleet_size(self, members: Sequence[_Member]) -> int:
+        """How many are trained together; 1 where that cannot be found out."""
+        ids = [member.id for member in members]
+        try:
+            return _patient_step("fleet size", self._steps.training.fleet_size, ids)
+        except STEP_ERRORS as error:
+            # If it concerns training itself, each user's own says so.
+            log.warning("fleet size unknown: one user at a time", reason=_message(error))
+            return 1
 
     def _train(self, member: _Member) -> None:
         if member.training is None:
@@ -183,20 +214,15 @@ class _Fleet:
 
 
 def _step(name: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a recorded step."""
-    return DBOS.run_step({"name": name}, _storable(name, action), *args, **kwargs)
+    """Run a recorded step that waits some minutes for a store that is away."""
+    options = patiently(name, lambda error: isinstance(error, errors.StoreUnavailableError))
+    return DBOS.run_step(options, _storable(name, action), *args, **kwargs)
 
 
 def _patient_step(name: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a recorded step that waits some minutes for an engine that restarts."""
-    options: StepOptions = {
-        "name": name,
-        "retries_allowed": True,
-        "interval_seconds": 1.0,
-        "backoff_rate": 1.3,
-        "max_attempts": 20,
-        "should_retry": lambda error: isinstance(error, EngineUnavailableError),
-    }
+    """Run a recorded step that waits some minutes for an engine that restarts, as well."""
+    away = (EngineUnavailableError, errors.StoreUnavailableError)
+    options = patiently(name, lambda error: isinstance(error, away))
     return DBOS.run_step(options, _storable(name, action), *args, **kwargs)
 
 
@@ -208,6 +234,8 @@ def _storable(name: str, action: Callable[P, T]) -> Callable[P, T]:
             return action(*args, **kwargs)
         except (*errors.OUTCOMES, EngineUnavailableError):
             raise
+        except STORE_AWAY as error:
+            raise store_error(error) from None
         except EngineRefusedError as error:
             if error.status >= 500:
                 raise EngineUnavailableError(str(error)) from None

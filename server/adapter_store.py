@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -145,13 +145,6 @@ def delete(folder: Path) -> None:
         return
     _sync(folder.parent)
     shutil.rmtree(trash)
-
-
-def leftovers(folder: Path) -> Sequence[Path]:
-    """Return what interrupted placings and deletions left in a user's folder."""
-    if not folder.is_dir():
-        return ()
-    return sorted(path for path in folder.iterdir() if path.name.startswith("."))
 
 
 def _stage(source: Path, staging: Path) -> PlacedFiles:

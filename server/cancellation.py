@@ -4,6 +4,7 @@ From its publication on it cannot be cancelled but only rolled back: some reques
 answered by the new version already. The worker's half is in `adapt.refresh`.
 """
 
+from collections.abc import Collection
 from typing import NoReturn
 
 from sqlalchemy import select
@@ -47,11 +48,32 @@ def cancel_refresh(session: Session, user: User, refresh_id: str) -> Refresh:
     return refresh
 
 
-def open_refresh_of(session: Session, user: User) -> Refresh | None:
-    """Return the user's refresh that waits or runs, if there is one."""
-    return session.scalar(
-        select(Refresh).where(Refresh.user_id == user.id, Refresh.status.in_(OPEN))
-    )
+def give_up(
+    session: Session, user_id: int, reason: str | None = None, sparing: Collection[str] = ()
+) -> None:
+    """Cancel a user's refresh if one is on the way, even while it is being published.
+
+    Where it is, what makes its version unfit to answer has to follow in the same transaction.
+
+    Args:
+        session: A writing transaction.
+        user_id: Whose refresh.
+        reason: What the refresh will say; None for nothing.
+        sparing: Stages in which it may go on.
+    """
+    running = session.scalars(
+        select(Refresh)
+        .where(Refresh.user_id == user_id, Refresh.status.in_(OPEN))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).all()
+    for refresh in running:
+        if refresh.stage in sparing:
+            continue
+        refresh.cancel_requested, refresh.reason = True, reason
+        if refresh.status == "queued":
+            session.flush()
+            close(session, refresh.id, "cancelled")
 
 
 def _too_late(refresh: Refresh, why: str) -> NoReturn:

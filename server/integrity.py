@@ -88,12 +88,7 @@ class Integrity:
 
     def of_nobody(self) -> list[Finding]:
         """Look for folders of users that are not there."""
-        if not self._adapters_dir.is_dir():
-            return []
-        placed = sorted(self._adapters_dir.iterdir())
-        with self._database.read() as session:
-            known = {f"u{user_id}" for user_id in session.scalars(select(User.id))}
-        return list(_strays(placed, known, _USER_FOLDER, ""))
+        return of_nobody(self._database, self._adapters_dir)
 
     def _of_version(self, user: User, adapter: Adapter, lost: bool) -> Iterator[Finding]:
         def finding(problem: Problem, detail: str, advice: str) -> Finding:
@@ -125,6 +120,16 @@ class Integrity:
                 f"{short(self._base_model)}.",
                 f"It is not served. Serve that model again, or refresh {user.name}.",
             )
+
+
+def of_nobody(database: Database, adapters_dir: Path) -> list[Finding]:
+    """Look for folders of users that are not there."""
+    if not adapters_dir.is_dir():
+        return []
+    placed = sorted(adapters_dir.iterdir())
+    with database.read() as session:
+        known = {f"u{user_id}" for user_id in session.scalars(select(User.id))}
+    return list(_strays(placed, known, _USER_FOLDER, ""))
 
 
 def _is_leaving(adapter: Adapter) -> bool:

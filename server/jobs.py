@@ -71,17 +71,24 @@ class Jobs:
             priority=PRIORITIES[origin],
         )
 
-    def drain(self, user_id: int, workflow_id: str | None = None) -> None:
+    def drain(self, user_id: int, workflow_id: str | None = None, alone: bool = False) -> None:
         """Enqueue the unloading of a user's retired versions.
 
         Args:
             user_id: Whose.
             workflow_id: Makes a second call with the same one add nothing.
+            alone: Add nothing either while one of the user that was enqueued so waits or runs.
 
         Raises:
             JobsUnavailableError: The queue cannot be reached.
         """
-        self._enqueue(UPKEEP_QUEUE, DRAIN_WORKFLOW, workflow_id or str(uuid.uuid4()), user_id)
+        self._enqueue(
+            UPKEEP_QUEUE,
+            DRAIN_WORKFLOW,
+            workflow_id or str(uuid.uuid4()),
+            user_id,
+            one_of=f"drain-{user_id}" if alone else None,
+        )
 
     def schedule(self) -> Schedule:
         """Return the schedule.
@@ -171,6 +178,7 @@ class Jobs:
         *args: Any,  # noqa: ANN401 - the workflow's own
         at: datetime | None = None,
         priority: int = 1,
+        one_of: str | None = None,
     ) -> None:
         options: EnqueueOptions = {
             "workflow_name": workflow,
@@ -180,6 +188,9 @@ class Jobs:
         }
         if at is not None:
             options["delay_seconds"] = max((at - datetime.now(UTC)).total_seconds(), 0.0)
+        if one_of is not None:
+            options["deduplication_id"] = one_of
+            options["duplication_policy"] = "return-existing"
         self._call(lambda client: client.enqueue(options, *args))
 
     def _call(self, action: Callable[[DBOSClient], T]) -> T:

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from server import population, withdrawal
-from server.cancellation import PUBLISHING, cancel_refresh, open_refresh_of
+from server.cancellation import PUBLISHING, give_up
 from server.store.tables.people import User
 from server.store.users import require_consent
 
@@ -37,14 +37,8 @@ def change(
         shares = current.shares and consents
     require_consent(user.name, consents, shares)
     if not consents:
-        _cancel_refresh(session, user)
+        # What is being published was allowed; it may have ended just now, which is no error.
+        give_up(session, user.id, sparing=PUBLISHING)
     lost = set[int]() if shares else withdrawal.withdraw(session, user.id)
     session.execute(update(User).where(User.id == user.id).values(consent=consents, shares=shares))
     return lost
-
-
-def _cancel_refresh(session: Session, user: User) -> None:
-    """Stop what is being learnt from the user; what is being published was allowed."""
-    refresh = open_refresh_of(session, user)
-    if refresh is not None and refresh.stage not in PUBLISHING:
-        cancel_refresh(session, user, refresh.id)

@@ -56,13 +56,16 @@ def activate(session: Session, adapter: Adapter) -> Adapter | None:
 
 
 def deactivate(session: Session, user: User) -> Adapter | None:
-    """Retire the user's active version and return it; the base model answers then."""
+    """Retire the user's active version and return it; the user has none of their own then.
+
+    What answers is the population's version, or without one the base model (`leases.choose`).
+    """
     lock_user(session, user.id)
     return _retire_active(session, user.id)
 
 
 def previous(session: Session, user: User) -> Adapter | None:
-    """Return the version that a rollback without a target goes to; None is the base model.
+    """Return the version that a rollback without a target goes to; None is none of their own.
 
     Raises:
         ConflictError: The user has no active version.
@@ -76,12 +79,12 @@ def previous(session: Session, user: User) -> Adapter | None:
 def rollback(
     session: Session, user: User, target: Adapter | None, seen: Adapter | None
 ) -> Adapter | None:
-    """Flip the user to an earlier version, or to the base model, in this transaction.
+    """Flip the user to an earlier version, or to none of their own, in this transaction.
 
     Args:
         session: A writing transaction.
         user: Whose active version.
-        target: The version to go to; None for the base model.
+        target: The version to go to; None for none: see `deactivate`.
         seen: The version that was active when the target was chosen as "the one before";
             None where the target was named.
 
@@ -99,7 +102,7 @@ def rollback(
         return None
     if seen is not None and at != seen.id:
         raise ConflictError(
-            f"{current.name if current else 'The base model'} became active meanwhile, in "
+            f"{current.name if current else 'No version'} became active meanwhile, in "
             f"place of {seen.name}: look at the versions and roll back again."
         )
     return deactivate(session, user) if target is None else activate(session, target)

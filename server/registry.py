@@ -69,7 +69,7 @@ class Provenance:
 
 
 def active(session: Session, user: User) -> Adapter | None:
-    """Return the user's active version, or None while the base model answers."""
+    """Return the user's active version, or None if no version of their own answers."""
     return session.scalar(
         select(Adapter).where(Adapter.user_id == user.id, Adapter.state == "active")
     )

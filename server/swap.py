@@ -6,17 +6,31 @@ adapter's folder vanished dies at the next request. All of it can be repeated at
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from perce.errors import AttuneError
 from server import adapter_store, leases, registry, retention
 from server.engine import Engine
+from server.errors import ConflictError
 from server.store.database import Database
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import User
 
+PATIENCE_S = 60.0
+"""Longest wait for running requests to end: whoever drains has other things to do as well."""
 _POLL_S = 0.2
+
+
+class AdapterInUseError(ConflictError):
+    """A running request still uses an adapter version: drain again when it has ended."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        names = ", ".join(adapter.name for adapter in adapters)
+        super().__init__(
+            f"Running replies still use {names}: the files stay until they end. Try again then."
+        )
 
 
 async def warm(engines: Sequence[Engine], adapter: Adapter) -> None:
@@ -31,7 +45,13 @@ async def warm(engines: Sequence[Engine], adapter: Adapter) -> None:
     await _on_all(engines, lambda engine: engine.warm(adapter.name, Path(adapter.folder)))
 
 
-async def drain(database: Database, engines: Sequence[Engine], user_id: int, keep: int) -> None:
+async def drain(
+    database: Database,
+    engines: Sequence[Engine],
+    user_id: int,
+    keep: int,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Take a user's versions that are no longer active off the engines, once unused.
 
     Of the retired ones the newest `keep` keep their files; older ones are erased, as are
@@ -41,36 +61,41 @@ async def drain(database: Database, engines: Sequence[Engine], user_id: int, kee
 
     Raises:
         EngineUnavailableError, EngineRefusedError: An engine could not be asked to unload.
+        AdapterInUseError: After so many seconds of patience a request still uses one; with
+            the others all was done.
     """
+    until = time.monotonic() + patience_s
     failures: list[AttuneError] = []
     retired, surplus, erased = await asyncio.to_thread(_leaving, database, user_id, keep)
-    for adapter in retired:
-        await _until_unused(database, adapter.id)
+    async for adapter in _unused(database, retired, until, failures):
         if await asyncio.to_thread(_may_leave, database, adapter.id):
             await _collect(failures, unload(engines, adapter.name))
-    for adapter in surplus:
-        if await _claim(database, adapter.id):
+    async for adapter in _unused(database, [one for one, _ in surplus], until, failures):
+        why = next(reason for one, reason in surplus if one is adapter)
+        if await asyncio.to_thread(_try_claim, database, adapter.id, why):
             erased.append(adapter)
-    for adapter in erased:
-        await _until_unused(database, adapter.id)
+    async for adapter in _unused(database, erased, until, failures):
         await _collect(failures, erase(database, engines, adapter))
-    if failures:
-        raise failures[0]
+    _raise_first(failures)
 
 
-async def erase_withdrawn(database: Database, engines: Sequence[Engine]) -> None:
-    """Erase everybody's withdrawn versions, each as soon as no request uses it.
+async def erase_all(
+    database: Database,
+    engines: Sequence[Engine],
+    adapters: Iterable[Adapter],
+    patience_s: float = PATIENCE_S,
+) -> None:
+    """Erase versions that nobody may use any more, each as soon as no request does.
 
     Raises:
         EngineUnavailableError, EngineRefusedError: An engine could not be asked to unload:
             what it may hold keeps its files until this is called again.
+        AdapterInUseError: After so many seconds of patience a request still uses one.
     """
     failures: list[AttuneError] = []
-    for adapter in await asyncio.to_thread(_withdrawn, database):
-        await _until_unused(database, adapter.id)
+    async for adapter in _unused(database, adapters, time.monotonic() + patience_s, failures):
         await _collect(failures, erase(database, engines, adapter))
-    if failures:
-        raise failures[0]
+    _raise_first(failures)
 
 
 async def unload(engines: Sequence[Engine], name: str) -> None:
@@ -110,37 +135,47 @@ async def _collect(failures: list[AttuneError], action: Awaitable[None]) -> None
         failures.append(error)
 
 
-async def _until_unused(database: Database, adapter_id: int) -> None:
-    while await asyncio.to_thread(_in_use, database, adapter_id):
-        await asyncio.sleep(_POLL_S)
+def _raise_first(failures: Sequence[AttuneError]) -> None:
+    """Raise what went wrong first; that some are in use only if nothing else did."""
+    for error in sorted(failures, key=lambda error: isinstance(error, AdapterInUseError)):
+        raise error
 
 
-async def _claim(database: Database, adapter_id: int) -> bool:
-    """Claim a version for erasure as soon as no request uses it, unless it is active again."""
-    while not await asyncio.to_thread(_try_claim, database, adapter_id):
-        if not await asyncio.to_thread(_may_leave, database, adapter_id):
-            return False
-        await asyncio.sleep(_POLL_S)
-    return True
+async def _unused(
+    database: Database, adapters: Iterable[Adapter], until: float, failures: list[AttuneError]
+) -> AsyncIterator[Adapter]:
+    """Yield each version once no request uses it; those still used in the end are a failure."""
+    waiting = list(adapters)
+    while waiting:
+        used = []
+        for adapter in waiting:
+            if await asyncio.to_thread(_in_use, database, adapter.id):
+                used.append(adapter)
+            else:
+                yield adapter
+        waiting = used
+        if waiting and time.monotonic() >= until:
+            failures.append(AdapterInUseError(waiting))
+            return
+        if waiting:
+            await asyncio.sleep(_POLL_S)
 
 
 def _leaving(
     database: Database, user_id: int, keep: int
-) -> tuple[list[Adapter], list[Adapter], list[Adapter]]:
-    """Return the versions to unload, those of them to erase, and those claimed before."""
+) -> tuple[list[Adapter], list[tuple[Adapter, str]], list[Adapter]]:
+    """Return the versions to unload, those of them to erase and why, and those claimed before."""
     with database.read() as session:
         user = session.get(User, user_id)
         if user is None:
             return [], [], []
         retired = registry.versions(session, user, "retired")
         lost = retention.abandoned(session, user)
-        surplus = retention.surplus(session, user, keep)
-        return [*retired, *lost], [*surplus, *lost], list(retention.unfinished(session, user))
-
-
-def _withdrawn(database: Database) -> list[Adapter]:
-    with database.read() as session:
-        return [one for one in retention.unfinished(session) if one.state == "withdrawn"]
+        surplus = [
+            *((one, "beyond the kept versions") for one in retention.surplus(session, user, keep)),
+            *((one, "its refresh ended before it became active") for one in lost),
+        ]
+        return [*retired, *lost], surplus, list(retention.unfinished(session, user))
 
 
 def _may_leave(database: Database, adapter_id: int) -> bool:
@@ -154,9 +189,9 @@ def _in_use(database: Database, adapter_id: int) -> bool:
         return leases.count(session, adapter_id) > 0
 
 
-def _try_claim(database: Database, adapter_id: int) -> bool:
+def _try_claim(database: Database, adapter_id: int, why: str) -> bool:
     with database.write() as session:
-        return retention.claim(session, adapter_id, "beyond the kept versions")
+        return retention.claim(session, adapter_id, why)
 
 
 def _finish(database: Database, adapter_id: int) -> None:

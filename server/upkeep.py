@@ -1,4 +1,4 @@
-"""What the gateway does on its own: it looks after adapters, leases and the disk budget.
+"""What the gateway does on its own: it looks after adapters, leases, strays and the disk budget.
 
 At start all active versions are verified; then, again and again, leases are renewed and
 expired, and what the engines hold is compared with the registry: a version that should
@@ -17,10 +17,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from perce.errors import AttuneError
-from server import adapter_store, leases, registry, retention, swap
+from server import adapter_store, leases, registry, retention, strays, swap
 from server.adapter_store import DamagedAdapterError
 from server.damage import Damage
 from server.engine import Engine
+from server.integrity import remove
 from server.jobs import Jobs
 from server.leases import Leases
 from server.settings import Settings
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 _NAME = re.compile(r"u([1-9][0-9]{0,9})@v([1-9][0-9]{0,8})")
 _PAGE = 500
-# A drain that was asked for may wait for a worker, or for a long reply.
+# A drain that was asked for may wait for a worker, or for an engine that restarts.
 _ASK_AGAIN_S = 600.0
 _GIB = 2**30
 
@@ -69,6 +70,7 @@ class Upkeep:
             group.start_soon(self._guarded, self.verify_active)
             group.start_soon(self._repeated, self.tidy, self._settings.upkeep_every_s)
             group.start_soon(self._repeated, self.look_at_base, self._settings.upkeep_every_s)
+            group.start_soon(self._repeated, self.remove_strays, self._settings.upkeep_every_s)
             group.start_soon(self._repeated, self.keep_leases, leases.RENEW_EVERY_S)
 
     async def verify_active(self) -> None:
@@ -101,14 +103,29 @@ class Upkeep:
         for user_id in await run_in_threadpool(self._leaving, await self._held_by_engines()):
             await run_in_threadpool(self._ask_for_drain, user_id)
 
+    async def remove_strays(self) -> None:
+        """Delete what an interrupted erasure, or a dead worker, left on disk of nobody's.
+
+        Raises:
+            EngineUnavailableError, EngineRefusedError: An engine may hold a version of an
+                erased user: the next round tries again.
+        """
+        work = strays.work_dir(self._settings.home)
+        await run_in_threadpool(strays.sweep_work, self._database, work)
+        adapters = self._settings.adapters_dir()
+        for stray in await run_in_threadpool(strays.of_erased, self._database, adapters):
+            for name in stray.engine_names:
+                await swap.unload(self._engines, name)
+            if await run_in_threadpool(remove, stray):
+                log.info("what an erased user left was removed", path=stray.path)
+
     async def look_at_base(self) -> None:
         """Hash the base model, at the start and when its files have changed."""
         await run_in_threadpool(self._damage.base.look)
 
     async def keep_leases(self) -> None:
         """Renew the leases of this gateway's requests, and drop those of dead gateways."""
-        await run_in_threadpool(self._held.renew)
-        await run_in_threadpool(self._expire_leases)
+        await self._held.keep()
 
     async def _repeated(self, action: Callable[[], Awaitable[None]], every_s: float) -> None:
         while True:
@@ -151,28 +168,25 @@ class Upkeep:
         with self._database.read() as session:
             gone = select(Adapter).where(Adapter.state.in_(("retired", *registry.LEAVING)))
             loaded = session.scalars(gone.where(Adapter.user_id.in_(ids)))
-            users = {
-                a.user_id for a in loaded if a.name in held and not leases.count(session, a.id)
-            }
-            waiting = (*retention.unfinished(session), *retention.abandoned(session))
-            return users | {adapter.user_id for adapter in waiting}
+            leaving = [
+                *(adapter for adapter in loaded if adapter.name in held),
+                *retention.unfinished(session),
+                *retention.abandoned(session),
+            ]
+            # Of what is in use a drain could only wait, and keep others from theirs.
+            return {a.user_id for a in leaving if not leases.count(session, a.id)}
 
     def _ask_for_drain(self, user_id: int) -> None:
         asked = self._asked.get(user_id)
         if asked is not None and time.monotonic() - asked < _ASK_AGAIN_S:
             return
-        self._jobs.drain(user_id)
+        self._jobs.drain(user_id, alone=True)
         self._asked[user_id] = time.monotonic()
         log.info("asked for a drain", user_id=user_id)
 
     def _claim_over_budget(self, budget_bytes: int) -> None:
         with self._database.write() as session:
             retention.claim_over_budget(session, budget_bytes)
-
-    def _expire_leases(self) -> None:
-        with self._database.write() as session:
-            if gone := leases.expire(session):
-                log.warning("leases of a gateway that died have expired", leases=gone)
 
     def _recheck_damaged(self) -> None:
         for known in self._damage.known:

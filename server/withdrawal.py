@@ -11,14 +11,13 @@ import structlog
 from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
-from server import population, registry, retention
+from server import cancellation, population, registry, retention
 from server.plan import grouped
-from server.refreshes import OPEN, close
 from server.store.database import ROWS_AT_ONCE
 from server.store.tables.adapters import Adapter, AdapterMember
 from server.store.tables.base import now
 from server.store.tables.people import AuditEntry, User
-from server.store.tables.refreshes import Refresh
+from server.store.users import lock_user
 
 log = structlog.get_logger()
 REASON = "Somebody whose texts it was to learn from left the population: refresh it again."
@@ -30,7 +29,7 @@ def leave(session: Session, user_id: int) -> set[int]:
     Doing it again withdraws nothing more.
 
     Args:
-        session: A writing transaction that holds no lock on a user or a refresh yet.
+        session: A writing transaction that has locked no user and no refresh but the person's.
         user_id: The person.
 
     Returns:
@@ -49,7 +48,7 @@ def withdraw(session: Session, user_id: int) -> set[int]:
     due with all their texts. What the population is being trained on now is given up.
 
     Args:
-        session: A writing transaction that holds no lock on a user or a refresh yet.
+        session: A writing transaction that has locked no user and no refresh but the person's.
         user_id: The person.
 
     Returns:
@@ -67,27 +66,38 @@ def withdraw(session: Session, user_id: int) -> set[int]:
     return lost
 
 
+def withdraw_own(session: Session, user_id: int) -> None:
+    """Withdraw a person's own versions, for good: none is served or published from then on.
+
+    Args:
+        session: A writing transaction, in which the person has left the population before.
+        user_id: The person.
+    """
+    lock_user(session, user_id)
+    own = _withdrawable().where(Adapter.user_id == user_id)
+    rows = session.execute(own.with_for_update()).all()
+    if rows:
+        _mark(session, rows)
+
+
+def unfinished(session: Session, user_id: int) -> list[Adapter]:
+    """Return others' withdrawn versions that learnt from a person and may still have files."""
+    withdrawn = retention.unfinished(session)
+    ids = set(session.scalars(_descent(user_id)))
+    return [one for one in withdrawn if one.id in ids and one.user_id != user_id]
+
+
 def _give_up_refreshes(session: Session, user_id: int) -> None:
     """Cancel what the population learns now, if the person's texts may be among it."""
     owner = population.find(session)
     shares = session.scalar(select(User.shares).where(User.id == user_id))
     if owner is None or not shares:
         return
-    running = session.scalars(
-        select(Refresh)
-        .where(Refresh.user_id == owner.id, Refresh.status.in_(OPEN))
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
-    for refresh in running:
-        refresh.cancel_requested, refresh.reason = True, REASON
-        if refresh.status == "queued":
-            session.flush()
-            close(session, refresh.id, "cancelled")
+    cancellation.give_up(session, owner.id, REASON)
 
 
-def _tainted(user_id: int) -> Select[int, int, int, str, int]:
-    """The query for the tainted versions that are not withdrawn yet, of all owners.
+def _descent(user_id: int) -> Select[int]:
+    """The query for the ids of all versions that learnt from a person through the population.
 
     Lines of descent go on through versions that were erased or rejected.
     """
@@ -98,12 +108,18 @@ def _tainted(user_id: int) -> Select[int, int, int, str, int]:
     )
     child = aliased(Adapter)
     tainted = tainted.union(select(child.id).join(tainted, child.parent_id == tainted.c.id))
+    return select(tainted.c.id)
+
+
+def _tainted(user_id: int) -> Select[int, int, int, str, int]:
+    """The query for the tainted versions that are not withdrawn yet, of all owners."""
+    return _withdrawable().where(Adapter.id.in_(_descent(user_id)))
+
+
+def _withdrawable() -> Select[int, int, int, str, int]:
     return (
         select(Adapter.id, Adapter.user_id, Adapter.version, Adapter.state, Adapter.size_bytes)
-        .where(
-            Adapter.id.in_(select(tainted.c.id)),
-            Adapter.state.in_(registry.before("withdrawn")),
-        )
+        .where(Adapter.state.in_(registry.before("withdrawn")))
         .order_by(Adapter.id)
     )
 

@@ -40,7 +40,7 @@ def list_adapters(user: PathOwner, parts: Parts) -> dict[str, Any]:
 
 @router.post("/users/{user}/adapters/rollback")
 async def rollback(request: RollbackRequest, user: PathOwner, parts: Parts) -> dict[str, Any]:
-    """Make an earlier version active again, or the base model; the other one is drained."""
+    """Make an earlier version active again, or none of the user's own; drain the other one."""
     chosen = await run_in_threadpool(_choose_target, parts, user, request.to)
     try:
         if chosen.target is not None:

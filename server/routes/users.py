@@ -8,16 +8,24 @@ from fastapi import APIRouter, BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
-from server import adapter_store, permissions, pointer, registry, swap, withdrawal
+from server import adapter_store, erasure, permissions, registry, swap
 from server.errors import JobsUnavailableError
 from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Caller, Parts, PathUser
-from server.routes.views import adapter_views, fact_view, refresh_view, text_view, user_view
+from server.routes.views import (
+    adapter_views,
+    conversation_view,
+    fact_view,
+    refresh_view,
+    text_view,
+    user_view,
+)
 from server.schemas import UserChange, UserRequest
 from server.services import Services
 from server.store import memory
+from server.store.tables.adapters import Adapter
 from server.store.tables.people import Interaction, User
-from server.store.users import add_user, erase_user, revoke_keys, summarize
+from server.store.users import add_user, audit_subject, erase_user, summarize
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/users")
@@ -79,6 +87,7 @@ def export(user: PathUser, parts: Parts) -> dict[str, Any]:
             **user_view(summarize(session, user.name)[0]),
             "facts": [fact_view(fact) for fact in memory.facts(session, user)],
             "history": [text_view(text) for text in memory.texts(session, user)],
+            "conversations": [conversation_view(c) for c in memory.conversations(session, user)],
             "interactions": [_interaction_view(row) for row in interactions],
             "adapters": adapter_views(session, registry.versions(session, user)),
             "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
@@ -89,26 +98,29 @@ def export(user: PathUser, parts: Parts) -> dict[str, Any]:
 async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Erase a user: history, memory, embeddings, adapter files of all versions, and the key.
 
-    So go everybody's versions that learnt from the user through the population. First other
-    weights take over and running replies end, so that no engine looks for files that are gone;
-    then everything goes.
+    So go everybody's versions that learnt from the user through the population. Texts and
+    keys go at once; files when running replies end, so that no engine looks for what is gone.
+    Where that fails, or takes too long, the same call goes on with it.
     """
-    await run_in_threadpool(_retire_all, parts, user)
-    await swap.erase_withdrawn(parts.database, parts.engines)
-    await swap.drain(parts.database, parts.engines, user.id, keep=0)
-    counts = await run_in_threadpool(_erase_rows, parts, user)
-    await run_in_threadpool(adapter_store.delete, parts.settings.adapters_dir() / f"u{user.id}")
+    content, left = await run_in_threadpool(_erase_content, parts, user)
+    await swap.erase_all(parts.database, parts.engines, left)
+    rest = await run_in_threadpool(_erase_rest, parts, user)
+    counts = {name: count + content.get(name, 0) for name, count in rest.items()}
     return {"object": "user.erased", "name": user.name, **counts}
 
 
-def _retire_all(parts: Services, user: User) -> None:
+def _erase_content(parts: Services, user: User) -> tuple[dict[str, int], list[Adapter]]:
+    """Erase all that needs not wait; return how much, and the versions that have to."""
     with parts.database.write() as session:
-        withdrawal.leave(session, user.id)
-        revoke_keys(session, user)
-        pointer.deactivate(session, user)
+        counts, refresh_ids = erasure.begin(session, user)
+    erasure.clear_work(parts.settings.home, refresh_ids)
+    with parts.database.read() as session:
+        return counts, erasure.remaining(session, user)
 
 
-def _erase_rows(parts: Services, user: User) -> dict[str, int]:
+def _erase_rest(parts: Services, user: User) -> dict[str, int]:
+    """Erase the user's folder, and then the rows: a crash between the two can be mended."""
+    adapter_store.delete(parts.settings.adapters_dir() / audit_subject(user.id))
     with parts.database.write() as session:
         return erase_user(session, user)
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from dbos import DBOS
 from scripted_engine import ScriptedEngine, WordEncoder
+from sqlalchemy import select
 
 from adapt import workflow
 from adapt.claims import Claims
@@ -26,10 +28,9 @@ from perce.fleet import FleetSize, Member
 from perce.hyperparameters import Hyperparameters
 from perce.tokens import ChatTokenizer
 from perce.train import Step
-from server.cancellation import open_refresh_of
 from server.engine import Engine
 from server.jobs import APP, REFRESH_QUEUE, UPKEEP_QUEUE, Jobs
-from server.refreshes import open_refresh
+from server.refreshes import OPEN, Method, open_refresh
 from server.settings import Settings
 from server.store import memory
 from server.store.database import Database
@@ -56,6 +57,7 @@ class ScriptedTrainer(Trainer):
         self.during: Callable[[int], None] = lambda step: None
         self.error: Exception | None = None
         self.together = 1
+        self.room = True
         self.fleets: list[list[str]] = []
 
     @property
@@ -70,6 +72,8 @@ class ScriptedTrainer(Trainer):
         folder: Path,
         on_step: Callable[[Step], None],
     ) -> TrainingSummary:
+        if not self.room:
+            raise torch.OutOfMemoryError("injected")
         self.starts.append(start)
         for number in range(1, STEPS + 1):
             self.during(number)
@@ -92,6 +96,7 @@ class ScriptedTrainer(Trainer):
     ) -> dict[str, TrainingSummary | Exception]:
         assert size.users == self.together
         self.fleets.append(list(members))
+        self.room = True
         outcomes: dict[str, TrainingSummary | Exception] = {}
         for name, one in members.items():
             try:
@@ -140,10 +145,12 @@ class Workshop:
             memory.add_texts(session, user, [_text(i) for i in range(texts)])
         return user
 
-    def open(self, *users: User, workflow_id: str | None = None) -> list[str]:
+    def open(
+        self, *users: User, workflow_id: str | None = None, method: Method = "perce"
+    ) -> list[str]:
         """Open refreshes, as one fleet if there are several, and enqueue them."""
         with self.database.write() as session:
-            rows = [open_refresh(session, user, "perce") for user in users]
+            rows = [open_refresh(session, user, method) for user in users]
             for row in rows:
                 row.workflow_id = workflow_id or row.id
         ids = [row.id for row in rows]
@@ -186,9 +193,8 @@ class Workshop:
     def open_of(self, user: User) -> str:
         """The id of the user's refresh that waits or runs: known before it is enqueued."""
         with self.database.read() as session:
-            found = open_refresh_of(session, user)
-            assert found is not None
-            return found.id
+            open_ones = select(Refresh.id).where(Refresh.status.in_(OPEN))
+            return session.scalars(open_ones.where(Refresh.user_id == user.id)).one()
 
     def ended(self, refresh_id: str, seconds: float = 120) -> Refresh:
         """Wait for a refresh's end."""

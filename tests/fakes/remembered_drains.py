@@ -12,7 +12,7 @@ class RememberedDrains(Jobs):
         self.drained: list[int] = []
         self.away = False
 
-    def drain(self, user_id: int, workflow_id: str | None = None) -> None:
+    def drain(self, user_id: int, workflow_id: str | None = None, alone: bool = False) -> None:
         if self.away:
             raise JobsUnavailableError()
         self.drained.append(user_id)

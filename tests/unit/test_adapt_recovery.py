@@ -119,7 +119,10 @@ def test_a_refresh_that_was_never_enqueued_is(workshop: Workshop) -> None:
         watcher.stop()
 
 
-def test_a_refresh_whose_workflow_ended_without_it_is_closed(workshop: Workshop) -> None:
+@pytest.mark.parametrize(("published", "status"), [(False, "failed"), (True, "succeeded")])
+def test_a_refresh_whose_workflow_ended_without_it_is_closed(
+    workshop: Workshop, published: bool, status: str
+) -> None:
     user = workshop.user("mina")
     with workshop.worker() as steps:
         (refresh_id,) = workshop.open(user)
@@ -128,10 +131,13 @@ def test_a_refresh_whose_workflow_ended_without_it_is_closed(workshop: Workshop)
         with workshop.database.write() as session:
             row = session.get_one(Refresh, refresh_id)
             row.status, row.finished_at = "running", None
+            if not published:
+                row.adapter_id = None
         age(workshop, refresh_id)
         recovery(workshop, steps).resume_lost()
     row = workshop.refresh(refresh_id)
-    assert row.status == "failed" and "refresh again" in (row.error or "")
+    assert row.status == status
+    assert ("refresh again" in (row.error or "")) == (not published)
 
 
 def test_files_of_refreshes_that_are_over_are_swept(workshop: Workshop) -> None:

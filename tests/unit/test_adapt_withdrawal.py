@@ -10,6 +10,7 @@ from shared_workshop import SharedWorkshop, before
 
 from adapt import workflow
 from perce.tokens import ChatTokenizer
+from server import erasure, fleets, permissions
 from server.store.tables.people import User
 
 
@@ -117,3 +118,39 @@ def test_a_version_that_is_withdrawn_before_it_answers_never_does(
     assert (ended.status, ended.error) == ("cancelled", None)
     assert [one.state for one in workshop.adapters(ada)] == ["withdrawn"]
     assert workshop.read(ada).new_texts == 16
+
+
+def test_a_refresh_that_is_opened_after_consent_was_taken_back_learns_nothing(
+    workshop: SharedWorkshop,
+) -> None:
+    mina = workshop.user("mina")
+    with workshop.worker() as steps:
+        # A round found her due before, and opens her refresh behind the change.
+        with workshop.database.write() as session:
+            permissions.change(session, mina, consent=False)
+        with workshop.database.write() as session:
+            opened = fleets.open_refreshes(session, [(mina.id, "round-1")], "run", "nightly")
+        steps.jobs.refresh(opened, "round-1", "nightly")
+        ended = workshop.ended(opened[0])
+    assert (ended.status, ended.verdict, ended.started_at) == ("cancelled", None, None)
+    assert (workshop.trainer.starts, workshop.files()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [("training", "train"), ("rollout", "publish"), ("rollout", "warm"), ("rollout", "activate")],
+)
+def test_the_refresh_of_who_is_erased_publishes_nothing(
+    workshop: SharedWorkshop, part: str, step: str
+) -> None:
+    mina = workshop.user("mina")
+
+    def erase() -> None:
+        with workshop.database.write() as session:
+            erasure.begin(session, mina)
+
+    with workshop.worker(fragile=before(part, step, erase)):
+        ended = workshop.refreshed(mina)
+    assert (ended.status, ended.error) == ("cancelled", None)
+    assert {one.state for one in workshop.adapters(mina)} <= {"withdrawn"}
+    assert not (workshop.home / "work" / ended.id).exists()

@@ -112,6 +112,39 @@ def test_drain_waits_for_the_last_request_and_spares_the_active_version(
     assert files(old)
 
 
+def test_a_drain_gives_up_on_what_stays_in_use_and_does_the_rest(
+    shelf: Shelf, engines: Engines
+) -> None:
+    user = shelf.user()
+    versions = [shelf.publish(user) for _ in range(4)]
+    engines.hold(*versions)
+    with shelf.database.write() as session:
+        leases.take(session, versions[0])
+
+    async def impatient(clients: Sequence[Engine]) -> None:
+        await swap.drain(shelf.database, clients, user.id, keep=1, patience_s=0.3)
+
+    with pytest.raises(swap.AdapterInUseError, match="u1@v1"):
+        engines.run(impatient)
+    assert set(engines.first.loaded) == {"u1@v1", "u1@v4"}
+    assert shelf.states(user) == ["retired", "erased", "retired", "active"]
+    assert [files(version) for version in versions] == [True, False, True, True]
+
+
+def test_the_audit_says_why_files_went(shelf: Shelf, drain: Callable[..., None]) -> None:
+    user = shelf.user()
+    shelf.publish(user)
+    shelf.publish(user)
+    shelf.candidate(user)
+    drain(user, keep=0)
+    with shelf.database.read() as session:
+        entries = session.scalars(select(AuditEntry).order_by(AuditEntry.subject)).all()
+    assert [(entry.subject, entry.counts["why"]) for entry in entries] == [
+        ("u1@v1", "beyond the kept versions"),
+        ("u1@v3", "its refresh ended before it became active"),
+    ]
+
+
 def test_an_engine_that_is_down_stops_nothing_on_the_other(
     shelf: Shelf, engines: Engines, drain: Callable[..., None]
 ) -> None:

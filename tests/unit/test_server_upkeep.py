@@ -1,6 +1,7 @@
 """The gateway's upkeep: finding damage, and finishing what a crash left half done."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from remembered_drains import RememberedDrains
 from scripted_engine import ScriptedEngine
 from shelf import BASE_MODEL, Shelf
 
-from server import leases, pointer, registry
+from server import erasure, leases, pointer, registry
 from server.damage import Damage, ServedBase
 from server.engine import Engine
+from server.errors import EngineUnavailableError
+from server.integrity import LEFTOVER_AGE_S
 from server.leases import Leases
 from server.settings import Settings
 from server.store.tables.adapters import Adapter, Lease
 from server.store.tables.base import now
+from server.store.tables.refreshes import Refresh
 from server.store.users import erase_user
 from server.upkeep import Upkeep
 
@@ -89,6 +93,59 @@ def test_a_version_in_use_is_left_to_the_drain_that_waits_for_it(
         leases.take(session, old)
     upkeep(Upkeep.tidy)
     assert jobs.drained == []
+
+
+def test_erased_files_in_use_take_no_place_in_the_queue(
+    shelf: Shelf, upkeep: Callable[..., Upkeep], jobs: RememberedDrains
+) -> None:
+    user = shelf.user()
+    withdrawn = shelf.publish(user)
+    with shelf.database.write() as session:
+        token = leases.take(session, withdrawn)
+        registry.move(session.get_one(Adapter, withdrawn.id), "withdrawn")
+    assert token is not None
+    upkeep(Upkeep.tidy)
+    assert jobs.drained == []
+    with shelf.database.write() as session:
+        leases.release(session, token)
+    upkeep(Upkeep.tidy)
+    assert jobs.drained == [user.id]
+
+
+def test_what_an_interrupted_erasure_left_is_removed_and_nothing_else(
+    shelf: Shelf, upkeep: Callable[..., Upkeep], scripted_engine: ScriptedEngine
+) -> None:
+    gone, unknown, kept = (shelf.user(name) for name in ("gone", "unknown", "kept"))
+    stray, of_nobody, stays = (shelf.publish(user) for user in (gone, unknown, kept))
+    trash = shelf.adapters_dir / ".u1.0123abcd"
+    trash.mkdir()
+    os.utime(trash, (0, trash.stat().st_mtime - LEFTOVER_AGE_S - 1))
+    work = shelf.home / "work"
+    for name in ("under-way", "over"):
+        (work / name).mkdir(parents=True)
+        (work / name / "dataset.json").write_text("[]")
+    with shelf.database.write() as session:
+        session.add(Refresh(id="under-way", user_id=kept.id, method="perce", status="running"))
+        erasure.begin(session, gone)
+    with shelf.database.write() as session:
+        erase_user(session, gone)
+        # As if this store had never known the user: it may be another one's adapter.
+        erase_user(session, unknown)
+    scripted_engine.loaded[stray.name] = stray.folder
+    scripted_engine.down = True
+
+    async def refused(made: Upkeep) -> None:
+        with pytest.raises(EngineUnavailableError):
+            await made.remove_strays()
+
+    upkeep(refused)
+    assert Path(stray.folder).exists()  # an engine may hold it
+    scripted_engine.down = False
+    upkeep(Upkeep.remove_strays)
+    assert scripted_engine.loaded == {}
+    assert sorted(path.name for path in shelf.adapters_dir.iterdir()) == ["u2", "u3"]
+    assert Path(of_nobody.folder).exists() and Path(stays.folder).exists()
+    assert [path.name for path in work.iterdir()] == ["under-way"]
 
 
 def test_a_claimed_erasure_and_a_lost_candidate_are_finished(

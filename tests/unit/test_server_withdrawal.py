@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from fastapi.testclient import TestClient
 from gateway_calls import HELLO
 from population_versions import PopulationVersions
 from remembered_drains import RememberedDrains
+from running_stack import wait_until
 from scripted_engine import ScriptedEngine
+from sqlalchemy import select
 
 from server import leases, swap
 from server.engine import Engine
@@ -17,6 +20,7 @@ from server.errors import EngineUnavailableError
 from server.integrity import Integrity
 from server.services import Services
 from server.store.tables.adapters import Adapter
+from server.store.tables.people import ApiKey, Conversation, Fact, Interaction, UserText
 from server.store.tables.refreshes import Refresh
 from server.upkeep import Upkeep
 
@@ -226,3 +230,49 @@ def test_files_that_a_refresh_places_after_the_drain_go_by_the_next_one(
     assert files(candidate) == [False]
     listed = gateway.get("/v1/users/@population/adapters").json()["data"]
     assert listed[0]["erased_at"] is not None
+
+
+def test_erasing_deletes_texts_at_once_and_files_when_the_reply_has_ended(
+    gateway: TestClient, mina: str, made: PopulationVersions, services: Services
+) -> None:
+    user = made.read("mina")
+    version = made.publish(user)
+    with services.database.write() as session:
+        token = leases.take(session, version)
+        session.add(Refresh(id="r1", user_id=user.id, method="perce", status="running"))
+    assert token is not None
+    work = services.settings.home / "work" / "r1"
+    work.mkdir(parents=True)
+    (work / "dataset.json").write_text("[]")
+
+    def content() -> int:
+        tables = (Fact, UserText, Conversation, Interaction, ApiKey)
+        with services.database.read() as session:
+            rows = [session.scalars(select(t).where(t.user_id == user.id)).all() for t in tables]
+        return sum(map(len, rows))
+
+    assert content() == 10
+    with ThreadPoolExecutor(1) as pool:
+        erasing = pool.submit(gateway.delete, "/v1/users/mina")
+        wait_until(lambda: content() == 0 and not work.exists(), 30)
+        with services.database.read() as session:
+            assert session.get_one(Refresh, "r1").cancel_requested
+        assert not erasing.done() and files(version) == [True]
+        assert made.states(user) == ["withdrawn"]
+        with services.database.write() as session:
+            leases.release(session, token)
+        erased = erasing.result().json()
+    assert (erased["texts"], erased["facts"], erased["adapters"]) == (8, 1, 1)
+    assert files(version) == [False] and not Path(version.folder).parent.exists()
+
+
+def test_erasing_waits_for_nobody_elses_withdrawn_versions(
+    gateway: TestClient, mina: str, made: PopulationVersions, services: Services
+) -> None:
+    wilf = made.person("wilf")
+    others = made.shared(wilf)
+    with services.database.write() as session:
+        leases.take(session, others)
+    gateway.patch("/v1/users/wilf", json={"shares": False})
+    assert gateway.delete("/v1/users/mina").status_code == 200
+    assert files(others) == [True]
