@@ -16,43 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from adapt.past import PastFact, PastText
 from adapt.replay import Coverage, split_texts
 from perce.context import Candidate, select_context
 from perce.example import Example, ExampleTooLong, encode
 from perce.prompt import ContextItem
-from perce.retrieval import Encoder, Vectors
+from perce.retrieval import Vectors
 from perce.shared_prefix_groups import time_groups
 from perce.tokens import ChatTokenizer
 
 # As many as `server.context` considers.
 _CANDIDATES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class PastText:
-    """A text of the user with unit vectors [dimensions] of the whole and of its query alone.
-
-    At serving time there is a query and no text yet, so it is the query's vector that finds
-    earlier texts.
-    """
-
-    id: int
-    query: str
-    text: str
-    position: float
-    vector: Vectors
-    query_vector: Vectors
-
-
-def past_texts(texts: Iterable[tuple[int, str, str, float]], encoder: Encoder) -> list[PastText]:
-    """Embed a user's texts, each given as its id, query, text and position."""
-    rows = list(texts)
-    whole = encoder.encode([f"{query}\n{text}" for _, query, text, _ in rows])
-    queries = encoder.encode([query for _, query, _, _ in rows])
-    return [
-        PastText(*row, vector, query_vector)
-        for row, vector, query_vector in zip(rows, whole, queries, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +64,7 @@ class Dataset:
     """Examples, oldest first, and what was left out.
 
     Attributes:
-        trained_position: Position of the newest text that was seen: newer ones are new.
+        trained_position: Position of the newest text that was seen.
         coverage: Which texts a version trained on this has learnt.
         fingerprint: SHA-256 over the training examples, in hexadecimal.
         replayed: How many of the training examples the version before had learnt already.
@@ -152,7 +126,7 @@ class Dataset:
 
 def build_dataset(
     texts: Sequence[PastText],
-    facts: Sequence[str],
+    facts: Sequence[PastFact],
     tokenizer: ChatTokenizer,
     budget: ContextBudget,
     max_length: int,
@@ -161,7 +135,7 @@ def build_dataset(
 
     Args:
         texts: All texts of the user, in any order.
-        facts: The user's profile facts.
+        facts: The user's profile facts, oldest first.
         tokenizer: The base model's.
         budget: Size of each example's persona context.
         max_length: Longest example in tokens, reply included.
@@ -171,7 +145,7 @@ def build_dataset(
 
 def assemble(
     texts: Sequence[PastText],
-    facts: Sequence[str],
+    facts: Sequence[PastFact],
     tokenizer: ChatTokenizer,
     recipe: Recipe,
     parent: Coverage | None = None,
@@ -180,7 +154,7 @@ def assemble(
 
     Args:
         texts: Texts of the user, in any order.
-        facts: The user's profile facts.
+        facts: The user's profile facts, oldest first.
         tokenizer: The base model's.
         recipe: How it is done; the number of texts is not looked at.
         parent: What the version has learnt that training goes on from; None for none.
@@ -229,17 +203,14 @@ class _ExampleEncoder:
     def __init__(
         self,
         texts: Sequence[PastText],
-        facts: Sequence[str],
+        facts: Sequence[PastFact],
         tokenizer: ChatTokenizer,
         recipe: Recipe,
     ) -> None:
         self._recipe = recipe
         self._tokenizer = tokenizer
         self._count: Callable[[str], int] = cache(tokenizer.count)
-        self._facts = [
-            Candidate(f"fact:{i}", ContextItem("fact", fact), 0.0, i)
-            for i, fact in enumerate(facts)
-        ]
+        self._facts = facts
         # With those that are too long to be examples: a context may hold them all the same.
         self.ordered = sorted(texts, key=lambda text: (text.position, text.id))
         self._vectors = np.stack([text.vector for text in self.ordered]) if texts else None
@@ -268,10 +239,12 @@ class _ExampleEncoder:
 
         For several queries, texts that are near to them on average.
         """
-        candidates = list(self._facts)
-        if rows and self._vectors is not None:
+        if not rows or self._vectors is None:
+            candidates = self._fact_candidates(None)
+        else:
             earlier = rows[0]
             query = np.mean([self.ordered[row].query_vector for row in rows], axis=0)
+            candidates = self._fact_candidates(query)
             scores = self._vectors[:earlier] @ query
             # Of equal ones the newest first, as when contexts are chosen.
             nearest = np.lexsort((-np.arange(earlier), -scores))[:_CANDIDATES]
@@ -284,3 +257,15 @@ class _ExampleEncoder:
         budget = self._recipe.budget
         chosen = select_context(candidates, budget.tokens, budget.texts, self._count)
         return [candidate.item for candidate in chosen]
+
+    def _fact_candidates(self, query: Vectors | None) -> list[Candidate]:
+        """Facts, by their nearness to a query; by their age where there is none."""
+        return [
+            Candidate(
+                f"fact:{number}",
+                ContextItem("fact", fact.text),
+                0.0 if query is None else float(fact.vector @ query),
+                number,
+            )
+            for number, fact in enumerate(self._facts)
+        ]

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 
 SIMILAR = 0.8
+"""From which Jaccard index of word triples on two texts are alike."""
+
 _SHINGLE = 3
 # A pair at similarity s shares a band with probability 1 - (1 - s^5)^24: .9999 at .8, .06 at .3.
 _BANDS, _ROWS = 24, 5
@@ -26,13 +28,8 @@ _MOST_COUNTED = 8
 class NearDuplicates:
     """Texts seen so far, each unlike all others."""
 
-    def __init__(self, similar: float = SIMILAR) -> None:
-        """Start with no texts.
-
-        Args:
-            similar: From which Jaccard index of word triples on two texts are alike.
-        """
-        self._similar = similar
+    def __init__(self) -> None:
+        """Start with no texts."""
         draw = np.random.default_rng(0)
         self._factors, self._summands = (
             draw.integers(1, 2**63, (_BANDS * _ROWS, 1), np.uint64) for _ in range(2)
@@ -72,7 +69,7 @@ class NearDuplicates:
         estimates = (np.stack([self._signatures[row] for row in rows]) == signature).mean(1)
         nearest = np.argsort(-estimates, kind="stable")[:_MOST_COUNTED]
         return any(
-            _jaccard(shingles, self._shingles[rows[at]]) >= self._similar
+            _jaccard(shingles, self._shingles[rows[at]]) >= SIMILAR
             for at in nearest
             if estimates[at] >= _WORTH_COUNTING
         )

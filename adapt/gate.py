@@ -102,7 +102,8 @@ def judge(losses: HeldOutLosses, thresholds: GateThresholds | None = None) -> Ve
     Published is what is better on all held-out tokens and no worse on personal ones, or
     better on personal tokens and no worse on all, by paired bootstrap over texts; and what,
     beside that, has neither forgotten the general set nor, where a version is replaced,
-    learnt from something else than the user's texts.
+    learnt from something else than the user's texts. The last is no proof: how often a
+    candidate that saw none of them passes is in `adapt.membership.membership`.
     """
     thresholds = thresholds or GateThresholds()
     if not _finite(losses):

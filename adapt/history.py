@@ -12,8 +12,9 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from adapt.curation import StoredText, curate, explain
-from adapt.dataset import Dataset, PastText, Recipe, assemble
+from adapt.dataset import Dataset, Recipe, assemble
 from adapt.errors import NothingToLearnError
+from adapt.past import PastText, past_facts
 from adapt.replay import Coverage
 from adapt.voice import ModelVoice
 from perce.retrieval import Encoder
@@ -61,7 +62,7 @@ def learn_from(
     curated = curate(
         history.texts, ModelVoice(history.replies), tokenizer, recipe.max_length, recipe.max_texts
     )
-    facts = [tokenizer.pulled_apart(_repaired(fact)) for fact in history.facts]
+    facts = past_facts((tokenizer.pulled_apart(_repaired(fact)) for fact in history.facts), encoder)
     past = _embedded(curated.texts, encoder, tokenizer)
     built = assemble(past, facts, tokenizer, recipe, parent)
     left_out = dict(curated.left_out)

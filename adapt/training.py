@@ -60,13 +60,14 @@ class TrainingSteps:
     def fleet_size(self, refresh_ids: Sequence[str]) -> int:
         """How many of a fleet's users are trained together; 1 on a CPU, which one user fills.
 
-        Timed at the first fleet that a worker meets, on one of its users' examples.
+        Timed at the first fleet that a worker meets, on the examples of one of its users, the
+        first who was not erased meanwhile.
         """
         if len(refresh_ids) < 2:
             return 1
         if self._size is None:
             self._window.open()
-            dataset = self._workplace.load(refresh_ids[0])
+            dataset = self._workplace.load_any(refresh_ids)
             self._size = self._trainer.fleet_size(dataset.train, self._hyper)
             log.info("fleet size chosen", users=self._size.users, micro=self._size.micro_batch)
         return self._size.users
@@ -83,16 +84,29 @@ class TrainingSteps:
         self._window.open()
         member, _ = self._begin(refresh_id, prepared)
         try:
-            summary = self._trainer.train(
-                member.examples,
-                member.hyper,
-                member.start,
-                member.folder,
-                self._progress(refresh_id),
-            )
+            summary = self._train_alone(refresh_id, member)
         except Exception as error:
             raise _as_outcome(error) from error
         return Training(summary, member.folder)
+
+    def _train_alone(self, refresh_id: str, member: Member) -> TrainingSummary:
+        """Train one candidate, in parts of its batch where the device has no room for all of it."""
+        progress = self._progress(refresh_id)
+        part = self._size.micro_batch if self._size else None
+        if part is None:
+            try:
+                return self._trainer.train(
+                    member.examples, member.hyper, member.start, member.folder, progress
+                )
+            except torch.OutOfMemoryError as error:
+                log.warning("no room for a whole batch", refresh=refresh_id, reason=str(error))
+        outcomes = self._trainer.train_fleet(
+            {refresh_id: member}, FleetSize(1, part), lambda _, step: progress(step)
+        )
+        outcome = outcomes[refresh_id]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def train_together(
         self, prepared: Mapping[str, Prepared], users: int
@@ -153,7 +167,7 @@ class TrainingSteps:
             )
         member = Member(
             self._workplace.load(refresh_id).train,
-            self._hyper if method == "perce" else self._hyper.plain_ce(),
+            self._hyper.of_method(method),
             self._workplace.adapter(refresh_id),
             Path(parent.folder) if parent else None,
         )

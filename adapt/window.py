@@ -7,8 +7,9 @@ leaves a note, by which it, or another worker, wakes the engines.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
+from threading import Lock
 
 import structlog
 from sqlalchemy import select
@@ -59,7 +60,10 @@ class EngineWindow:
         self._wanted = wanted
         self._make_room = make_room
         self._notice_s = notice_s
+        # Opening and closing take turns: recovery closes from a thread of its own.
+        self._turn = Lock()
         self._open = False
+        self._asleep = False
 
     def open(self) -> None:
         """Put the engines to sleep once their requests are done; they stay asleep until `close`.
@@ -68,22 +72,26 @@ class EngineWindow:
             EngineWindowError: An engine was not started so that it can sleep.
             EngineUnavailableError: An engine does not answer.
         """
-        if not self._wanted or self._open:
-            return
+        with self._turn:
+            if self._wanted and not self._open:
+                self._put_to_sleep()
+                self._open = True
+
+    def _put_to_sleep(self) -> None:
         self.expect(_FIRST_GUESS_S)
         time.sleep(self._notice_s)
+        self._asleep = True
         try:
             self._on_engines(lambda engine: engine.sleep())
         except EngineRefusedError as error:
-            self.close()
+            self._wake_all()
             raise EngineWindowError(
                 f"The engine cannot sleep ({error}): start it with --enable-sleep-mode and "
                 "VLLM_SERVER_DEV_MODE=1, or set ATTUNE_TRAIN_GPU=shared."
             ) from error
         except AttuneError:
-            self.close()
+            self._wake_all()
             raise
-        self._open = True
 
     def expect(self, seconds: float) -> None:
         """Tell clients that have to wait how long training still takes."""
@@ -96,22 +104,41 @@ class EngineWindow:
         """Wake the engines that sleep for this worker, or for one that is gone.
 
         Raises:
-            EngineUnavailableError, EngineRefusedError: An engine could not be woken: its note
-                stays, and with it the next try.
+            EngineUnavailableError, EngineRefusedError: An engine could not be woken: the next
+                call, or `close_forgotten`, tries again.
         """
-        if self._open:
-            self._make_room()
-        with self._database.read() as session:
-            alive = select(WorkerBeat.token).where(WorkerBeat.token != self._worker)
-            notes = session.scalars(
-                select(EngineNap.url).where(EngineNap.worker.not_in(alive))
-            ).all()
-        if notes:
-            self._on_engines(lambda engine: self._wake(engine, notes))
-        self._open = False
+        with self._turn:
+            if self._open:
+                self._make_room()
+                self._open = False
+            self._wake_all()
 
-    async def _wake(self, engine: Engine, notes: Sequence[str]) -> None:
-        if engine.url in notes:
+    def close_forgotten(self) -> None:
+        """Wake engines that were left asleep, unless the window is open, opening or closing."""
+        if self._turn.acquire(blocking=False):
+            try:
+                if not self._open:
+                    self._wake_all()
+            finally:
+                self._turn.release()
+
+    def _wake_all(self) -> None:
+        """Wake what this worker put to sleep, noted or not, and what one that is gone did."""
+        with self._database.read() as session:
+            notes = session.execute(select(EngineNap.url, EngineNap.worker)).all()
+            others = session.scalars(
+                select(WorkerBeat.token).where(WorkerBeat.token != self._worker)
+            ).all()
+        kept = {url for url, worker in notes if worker in others}
+        left = {url for url, worker in notes if worker not in others}
+        if self._asleep:
+            left.update(url for url in self._urls() if url not in kept)
+        if left:
+            self._on_engines(lambda engine: self._wake(engine, left))
+        self._asleep = False
+
+    async def _wake(self, engine: Engine, left: Collection[str]) -> None:
+        if engine.url in left:
             try:
                 await engine.wake_up()
             except EngineRefusedError as error:
@@ -123,11 +150,6 @@ class EngineWindow:
     def _awake(self, url: str) -> None:
         with self._database.write() as session:
             end_nap(session, url)
-
-    def close_forgotten(self) -> None:
-        """Wake engines that a worker which is gone left asleep."""
-        if not self._open:
-            self.close()
 
     def _urls(self) -> list[str]:
         return [engine.url for engine in self._connect()]

@@ -6,6 +6,7 @@ their order likelier than the same words shuffled, unless they had been shuffled
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -72,12 +73,17 @@ def word_order(
 def shuffle_words(example: Example, tokenizer: ChatTokenizer, seed: int) -> Example:
     """The same prompt, answered with the reply's words in an order that the seed decides.
 
-    In scripts without spaces, characters take the place of words.
+    Spaces and line ends stay where they are, so that nothing but the order of the words tells
+    the two apart. In scripts without spaces, characters take the place of words.
     """
     *ids, end = example.reply_ids
     text = tokenizer.decode(ids)
-    words, between = text.split(), " "
-    if len(text) > _LONGEST_MEAN_WORD * max(1, len(words)):
-        words, between = list(text), ""
+    parts = re.split(r"(\s+)", text)
+    if len(text) > _LONGEST_MEAN_WORD * max(1, len(text.split())):
+        parts = list(text)
+    places = [place for place, part in enumerate(parts) if part.strip()]
+    words = [parts[place] for place in places]
     random.Random(seed).shuffle(words)
-    return replace(example, reply_ids=(*tokenizer.reply_ids(between.join(words)), end))
+    for place, word in zip(places, words, strict=True):
+        parts[place] = word
+    return replace(example, reply_ids=(*tokenizer.reply_ids("".join(parts)), end))

@@ -55,6 +55,7 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, trainable: bool = T
 
     Raises:
         perce.adapter_files.AdapterError: The folder is broken or is for another base model.
+        torch.OutOfMemoryError: The device is too full; the model is as before.
     """
     check_adapter(folder, base_model=model.name_or_path or None)
     try:
@@ -64,6 +65,8 @@ def load_adapter(model: PreTrainedModel, folder: Path | str, trainable: bool = T
         for name, layer in list(model.named_modules()):
             if isinstance(layer, LoraLayer):
                 model.set_submodule(name, layer.get_base_layer())
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise OtherBaseModel(
             f"The adapter in {folder} does not fit this base model: its tensors are of other "
             "shapes. Roll back to another version or train it anew."

@@ -76,12 +76,10 @@ def best_size(seconds: Callable[[FleetSize], float], batch_size: int, most_users
     size = best = FleetSize()
     fastest = 0.0
     while size.users <= most_users:
-        try:
-            rate = size.users / seconds(size)
-        except torch.OutOfMemoryError:
-            if size.users > 1:
-                break
+        taken = _seconds_if_it_fits(seconds, size)
+        if taken is None and size.users == 1:
             return _largest_part(seconds, batch_size)
+        rate = 0.0 if taken is None else size.users / taken
         if rate < fastest:
             break
         best, fastest = size, rate
@@ -94,13 +92,19 @@ def _largest_part(seconds: Callable[[FleetSize], float], batch_size: int) -> Fle
     while batch_size > 1:
         batch_size //= 2
         size = FleetSize(1, batch_size)
-        with suppress(torch.OutOfMemoryError):
-            seconds(size)
+        if _seconds_if_it_fits(seconds, size) is not None:
             return size
     raise DoesNotFit(
         "Memory does not suffice for one example forward and backward. "
         "Turn on gradient_checkpointing, lower max_length, or use a larger device."
     )
+
+
+def _seconds_if_it_fits(seconds: Callable[[FleetSize], float], size: FleetSize) -> float | None:
+    # As long as the error is handled, its frames hold the failed pass's memory.
+    with suppress(torch.OutOfMemoryError):
+        return seconds(size)
+    return None
 
 
 def _seconds_of_step(

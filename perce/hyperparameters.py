@@ -51,7 +51,8 @@ class Hyperparameters:
         clip_min: m of eq. 5, the smallest weight of a token.
         clip_max: M of eq. 5, the largest weight of a token.
         normalize: `tokens` divides the loss by the number of reply tokens (eq. 4); `weights`
-            by their weights' sum, so that it stays on the scale of cross-entropy.
+            by their weights' sum, so that it stays on the scale of cross-entropy; needs a
+            clip_min above 0, for else all weights may be 0.
         reweigh_every: For how many optimizer steps an example's weights are used, if it comes
             up again, before they are estimated anew; 1, as in the paper, estimates them every
             time. An example comes up once an epoch, so values below an epoch's steps save
@@ -103,6 +104,12 @@ class Hyperparameters:
         )
         choices = get_args(Normalize)
         _require("normalize", self.normalize in choices, f"one of {choices}", self.normalize)
+        _require(
+            "clip_min",
+            self.normalize != "weights" or self.clip_min > 0,
+            "above 0 where normalize is 'weights', whose sum the loss is divided by",
+            self.clip_min,
+        )
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             _require(name, value > 0 and isfinite(value), "a finite number above 0", value)
@@ -130,6 +137,10 @@ class Hyperparameters:
     def plain_ce(self) -> Self:
         """The same run with plain cross-entropy: m = M = 1, so every token weighs 1."""
         return replace(self, clip_min=1.0, clip_max=1.0)
+
+    def of_method(self, method: str) -> Self:
+        """The same run with a method: `perce` or, with plain cross-entropy, `ce`."""
+        return self if method == "perce" else self.plain_ce()
 
     @property
     def weighs_tokens(self) -> bool:

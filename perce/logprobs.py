@@ -98,6 +98,32 @@ def _at_least_float32(logits_CV: Tensor) -> Tensor:
     return logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
 
 
+def _precise_logits(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    """Logits in float32 or better, whatever the precision of the layer."""
+    if _is_precise(weight_VD):
+        return nn.functional.linear(hidden_CD, weight_VD, bias_V)
+    if weight_VD.is_cuda:
+        # The product itself is in float32; only the result would be rounded.
+        logits_CV = torch.mm(hidden_CD, weight_VD.t(), out_dtype=torch.float32)
+    else:
+        logits_CV = hidden_CD.float() @ weight_VD.float().t()
+    return logits_CV if bias_V is None else logits_CV + bias_V.float()
+
+
+def _slopes(probs_CV: Tensor, weight_VD: Tensor, targets_C: Tensor) -> Tensor:
+    """The gradients of the targets' logprobs for their hidden states, `W[t] - probs W`."""
+    if _is_precise(weight_VD):
+        return weight_VD[targets_C] - probs_CV @ weight_VD
+    # A likely token's two terms almost cancel: as 1 - p in float32, not after rounding both.
+    rest_CV = probs_CV.neg_()
+    rest_CV[torch.arange(len(targets_C), device=rest_CV.device), targets_C] += 1
+    return rest_CV.to(weight_VD.dtype) @ weight_VD
+
+
+def _is_precise(tensor: Tensor) -> bool:
+    return torch.promote_types(tensor.dtype, torch.float32) == tensor.dtype
+
+
 class _FrozenHeadLogprobs(torch.autograd.Function):
     """Target logprobs through an output layer that is not trained, chunk by chunk.
 
@@ -122,12 +148,12 @@ class _FrozenHeadLogprobs(torch.autograd.Function):
                 hidden_ND[start : start + chunk],
                 targets_N[start : start + chunk],
             )
-            logits_CV = _at_least_float32(nn.functional.linear(hidden_CD, weight_VD, bias_V))
+            logits_CV = _precise_logits(hidden_CD, weight_VD, bias_V)
             normalizer_C = logits_CV.logsumexp(-1)
             logprobs.append(logits_CV.gather(-1, targets_C[:, None])[:, 0] - normalizer_C)
             if ctx.needs_input_grad[0]:
-                probs_CV = logits_CV.sub_(normalizer_C[:, None]).exp_().to(weight_VD.dtype)
-                slopes.append(weight_VD[targets_C] - probs_CV @ weight_VD)
+                probs_CV = logits_CV.sub_(normalizer_C[:, None]).exp_()
+                slopes.append(_slopes(probs_CV, weight_VD, targets_C))
         if slopes:
             ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(logprobs)

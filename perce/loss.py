@@ -32,6 +32,9 @@ def perce_weights(
 def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "tokens") -> Tensor:
     """The weighted negative log-likelihood of the reply tokens (eq. 4), in nats per token.
 
+    The formula as the paper writes it, to which tests hold training. Training itself adds up
+    parts of a batch: see `weighted_nll` and `loss_divisor`.
+
     Args:
         logprobs_N: Natural-log probabilities with the persona; the gradient flows here.
         weights_N: From `perce_weights`.

@@ -6,6 +6,7 @@ makes JSON of them.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _content(path: Path) -> str:
         raw = path.read_bytes()
         unpacked = gzip.decompress(raw) if path.suffix == ".gz" else raw
         return unpacked.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UnreadableDataset(
             f"{path} cannot be read: {error}. Give a JSON or JSON lines file in UTF-8, "
             "packed with gzip if its name ends in .gz."

@@ -7,15 +7,22 @@ import pytest
 from scripted_engine import WordEncoder
 
 from adapt.curation import StoredText
-from adapt.dataset import ContextBudget, Dataset, PastText, Recipe, assemble, build_dataset
+from adapt.dataset import (
+    ContextBudget,
+    Dataset,
+    Recipe,
+    assemble,
+    build_dataset,
+)
 from adapt.history import History, learn_from
+from adapt.past import PastFact, PastText, past_facts
 from adapt.replay import Coverage
 from perce.retrieval import Encoder, Vectors
 from perce.shared_prefix_groups import shared_length
 from perce.tokens import ChatTokenizer
 
 BUDGET = ContextBudget(tokens=384, texts=3)
-FACTS = ("I keep bees.",)
+FACTS = past_facts(["I keep bees."], WordEncoder())
 
 
 def past_texts(encoder: Encoder, rows: list[tuple[str, str]]) -> list[PastText]:
@@ -57,7 +64,7 @@ def test_a_context_holds_only_what_is_older_and_never_itself(
         seen = {i for i in range(20) if f"unmistakable{i} " in prompt}
         assert seen <= set(range(index))
         assert len(seen) == min(index, BUDGET.texts)
-        assert FACTS[0] in prompt
+        assert FACTS[0].text in prompt
 
 
 def test_the_prompt_without_persona_is_the_bare_query(
@@ -78,6 +85,21 @@ def test_earlier_texts_are_found_by_the_query_and_not_by_the_answer(
     dataset = build_dataset(history, (), reference_tokenizer, one, 2048)
     prompt = reference_tokenizer.decode(dataset.held_out[-1].prompt_ids)
     assert "fox" in prompt and "zebra" not in prompt
+
+
+def test_facts_beyond_the_budget_are_those_near_to_the_query(
+    reference_tokenizer: ChatTokenizer,
+) -> None:
+    facts = past_facts((f"I like topic{number} most." for number in range(30)), WordEncoder())
+    rows = [(f"Say something on topic{number}", "something") for number in (3, 9, 1, 7, 5)]
+    small = ContextBudget(tokens=40, texts=0)
+    dataset = build_dataset(
+        past_texts(WordEncoder(), rows), facts, reference_tokenizer, small, 2048
+    )
+    for (query, _), example in zip(rows, (*dataset.train, *dataset.held_out), strict=True):
+        prompt = reference_tokenizer.decode(example.prompt_ids)
+        assert f"I like {query.split()[-1]} most." in prompt
+        assert prompt.count("I like") < 10
 
 
 def test_texts_that_are_too_long_are_left_out_and_counted(
@@ -159,13 +181,13 @@ def test_a_group_size_of_one_gives_each_text_its_own_context(
 def test_the_fingerprint_tells_what_was_trained_on(
     history: list[PastText], reference_tokenizer: ChatTokenizer
 ) -> None:
-    def fingerprint(texts: list[PastText], facts: tuple[str, ...] = FACTS) -> str:
+    def fingerprint(texts: list[PastText], facts: list[PastFact] = FACTS) -> str:
         return build_dataset(texts, facts, reference_tokenizer, BUDGET, 2048).fingerprint
 
     assert fingerprint(history) == fingerprint(history[::-1])
     assert len(fingerprint(history)) == 64
     assert fingerprint(history) != fingerprint([*history[1:]])
-    assert fingerprint(history) != fingerprint(history, ("I keep ants.",))
+    assert fingerprint(history) != fingerprint(history, past_facts(["I keep ants."], WordEncoder()))
 
 
 def test_a_refresh_replays_a_share_of_what_was_learnt(
@@ -191,8 +213,10 @@ def test_a_stored_vector_spares_the_encoder(reference_tokenizer: ChatTokenizer) 
         StoredText(i + 1, *row, float(i), embedding=vectors[i].tobytes() if i else None)
         for i, row in enumerate(rows)
     ]
-    dataset = learn_from(History(stored, FACTS), encoder, reference_tokenizer, Recipe(BUDGET, 2048))
-    assert encoder.encoded == 9  # eight queries, and the text without a vector
+    dataset = learn_from(
+        History(stored, ["I keep bees."]), encoder, reference_tokenizer, Recipe(BUDGET, 2048)
+    )
+    assert encoder.encoded == 10  # eight queries, a fact, and the text without a vector
     assert dataset.train == build(past_texts(WordEncoder(), rows), reference_tokenizer).train
 
 

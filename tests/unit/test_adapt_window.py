@@ -1,6 +1,8 @@
 """The window in which engines sleep, from the worker's note to the gateway's answer."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from threading import Thread
 
 import httpx
 import pytest
@@ -23,6 +25,7 @@ class SleepyEngine:
         self.calls: list[str] = []
         self.able = True
         self.down = False
+        self.during: Callable[[str], None] = lambda path: None
 
     def client(self, url: str = "http://one") -> Engine:
         return Engine(url, transport=httpx.MockTransport(self._answer))
@@ -31,6 +34,7 @@ class SleepyEngine:
         if self.down:
             raise httpx.ConnectError("refused", request=request)
         self.calls.append(f"{request.url.path}?{request.url.query.decode()}".rstrip("?"))
+        self.during(request.url.path)
         return httpx.Response(200 if self.able else 404, json={})
 
 
@@ -114,6 +118,60 @@ def test_an_engine_that_could_not_be_woken_is_tried_again(
     engine.down = False
     opened.close()
     assert noted(database) == []
+
+
+def test_recovery_leaves_a_window_alone_that_is_opening(
+    database: Database, engine: SleepyEngine
+) -> None:
+    opened = window(database, engine)
+
+    def recover(path: str) -> None:
+        if path == "/sleep":
+            chore = Thread(target=opened.close_forgotten)
+            chore.start()
+            chore.join()
+
+    engine.during = recover
+    opened.open()
+    assert engine.calls == ["/sleep?level=1&mode=wait"]
+    assert noted(database) == ["w.1"]
+
+
+def test_a_worker_wakes_its_engines_whoever_lifted_its_note(
+    database: Database, engine: SleepyEngine
+) -> None:
+    opened = window(database, engine)
+    opened.open()
+    with database.write() as session:
+        session.query(EngineNap).delete()
+    opened.close()
+    assert engine.calls[1:] == ["make room", "/wake_up"]
+
+
+def test_an_engine_that_sleeps_for_another_worker_by_now_is_left_asleep(
+    database: Database, engine: SleepyEngine
+) -> None:
+    opened = window(database, engine)
+    opened.open()
+    with database.write() as session:
+        session.add(WorkerBeat(id="v", token="v.1", host="h", pid=1))
+        note_nap(session, ["http://one"], "v.1", now() + timedelta(seconds=30))
+    opened.close()
+    assert engine.calls[1:] == ["make room"]
+    assert noted(database) == ["v.1"]
+
+
+def test_recovery_goes_on_waking_where_closing_failed(
+    database: Database, engine: SleepyEngine
+) -> None:
+    opened = window(database, engine)
+    opened.open()
+    engine.down = True
+    with pytest.raises(EngineUnavailableError):
+        opened.close()
+    engine.down = False
+    opened.close_forgotten()
+    assert noted(database) == [] and engine.calls[-1] == "/wake_up"
 
 
 def test_requests_go_to_engines_that_are_awake(

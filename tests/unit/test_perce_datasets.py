@@ -44,6 +44,16 @@ def test_users_are_split_by_order_and_the_largest_come_first(tmp_path: Path, nam
     assert [len(second.train), len(second.test)] == [1, 1]
 
 
+@pytest.mark.parametrize("at", [0, 15, -1])
+def test_a_damaged_packed_file_is_named(tmp_path: Path, at: int) -> None:
+    file = lines(tmp_path / "users.jsonl.gz", *(text("a", n) for n in range(20)))
+    packed = bytearray(file.read_bytes())
+    packed[at] ^= 0xFF
+    file.write_bytes(packed)
+    with pytest.raises(UnreadableDataset, match=r"users\.jsonl\.gz cannot be read"):
+        read_users(file)
+
+
 @pytest.mark.parametrize(("texts", "tests"), [(2, 1), (7, 1), (8, 2), (10, 2), (50, 10)])
 def test_the_newest_fifth_tests(texts: int, tests: int) -> None:
     own = [Written(str(n), "Words.") for n in range(texts)]

@@ -52,6 +52,7 @@ def test_plain_ce_is_the_same_run_with_all_weights_one() -> None:
     assert hyper.weighs_tokens
     assert hyper.plain_ce() == Hyperparameters(rank=8, clip_min=1.0, clip_max=1.0)
     assert not hyper.plain_ce().weighs_tokens
+    assert [hyper.of_method(method) for method in ("perce", "ce")] == [hyper, hyper.plain_ce()]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_plain_ce_is_the_same_run_with_all_weights_one() -> None:
         {"weight_decay": -1.0},
         {"max_grad_norm": float("inf")},
         {"clip_min": -0.1},
+        {"clip_min": 0.0, "normalize": "weights"},
         {"clip_max": 0.5},
         {"max_length": 0},
     ],

@@ -85,6 +85,24 @@ def test_an_adapter_of_another_width_leaves_the_model_as_it_was(
     assert dict(tiny_model.named_modules()) == modules
 
 
+def test_a_device_too_full_to_load_an_adapter_is_no_other_base_model(
+    tiny_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    adapted = new_adapter(tiny_model, HYPER)
+    save_adapter(adapted, tmp_path / "adapter")
+    remove_adapter(adapted)
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("injected")
+
+    handle = tiny_model.register_load_state_dict_pre_hook(fill)
+    modules = dict(tiny_model.named_modules())
+    with pytest.raises(torch.OutOfMemoryError, match="injected"):
+        load_adapter(tiny_model, tmp_path / "adapter")
+    handle.remove()
+    assert dict(tiny_model.named_modules()) == modules
+
+
 def test_whatever_on_step_raises_cancels_that_user_alone(
     tiny_model: PreTrainedModel, tmp_path: Path
 ) -> None:

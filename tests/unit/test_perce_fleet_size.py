@@ -1,5 +1,6 @@
 """The size of a fleet: the most users per second that the device has room for."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,6 +47,21 @@ def test_the_most_users_per_second_are_chosen(
 def test_a_device_too_small_for_an_example_is_refused() -> None:
     with pytest.raises(DoesNotFit, match="gradient_checkpointing"):
         best_size(memory(users=1, examples=0), 8, 64)
+
+
+def test_a_trial_that_failed_holds_no_memory_during_the_next() -> None:
+    left: list[weakref.ref[torch.Tensor]] = []
+
+    def seconds(size: FleetSize) -> float:
+        assert not [tensor for tensor in left if tensor() is not None]
+        activations = torch.zeros(4)
+        left.append(weakref.ref(activations))
+        if size.micro_batch != 1:
+            raise torch.OutOfMemoryError("injected")
+        return 1.0
+
+    assert best_size(seconds, 8, 64) == FleetSize(1, 1)
+    assert len(left) == 4
 
 
 def test_a_trial_takes_steps_and_leaves_the_model_as_it_was(tiny_model: PreTrainedModel) -> None:

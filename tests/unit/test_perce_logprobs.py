@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from perce.logprobs import reply_logprobs
+from perce.logprobs import reply_logprobs, target_logprobs
 from perce.loss import perce_loss, perce_weights
 
 PROMPTS = [[5, 9, 200, 31], [7], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
@@ -173,3 +173,24 @@ def test_the_gradient_is_that_of_fixed_weights_by_finite_differences(
         )  # its norms compute in float32
         checked += 1
     assert checked == 14
+
+
+def test_a_bfloat16_output_layer_rounds_neither_logprobs_nor_small_gradients() -> None:
+    draw = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(32, 200).bfloat16().requires_grad_(False)
+    head.weight.normal_(0, 1, generator=draw)
+    targets = torch.arange(6)
+    # Each target is likely, the last ones almost certain.
+    scale = torch.tensor([0.1, 0.2, 0.25, 0.3, 0.35, 0.4])
+    hidden = (head.weight[targets].float() * scale[:, None]).bfloat16().requires_grad_()
+    found = target_logprobs(hidden, head, targets, chunk=4)
+    (slopes,) = torch.autograd.grad(found.sum(), hidden)
+
+    exact = hidden.detach().double().requires_grad_()
+    logits = torch.nn.functional.linear(exact, head.weight.double(), head.bias.double())
+    expected = logits.log_softmax(-1)[range(6), targets]
+    (expected_slopes,) = torch.autograd.grad(expected.sum(), exact)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-3)
+    errors = (slopes.double() - expected_slopes).norm(dim=1) / expected_slopes.norm(dim=1)
+    assert errors.max() < 0.02

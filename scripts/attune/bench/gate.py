@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from adapt.dataset import ContextBudget, Dataset, build_dataset, past_texts
+from adapt.dataset import ContextBudget, Dataset, build_dataset
 from adapt.errors import CandidateRefusedError
 from adapt.gate import Verdict, judge
+from adapt.past import past_texts
 from adapt.thresholds import GateThresholds
 from adapt.trainer import Trainer
 from adapt.word_order import shuffle_words

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapt.dataset import Recipe, assemble, past_texts
+from adapt.dataset import Recipe, assemble
+from adapt.past import past_texts
 from perce.datasets.longlamp import read_longlamp
 from perce.datasets.records import read_records
 from perce.datasets.writers import Writer, Written, read_users
