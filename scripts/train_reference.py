@@ -4,7 +4,8 @@
 
 An interrupted run goes on from its checkpoint in WORK. With `--tokens` below what the
 checkpoint was meant for, the learning rate falls to zero sooner. A finished model is trained
-further with `--from`, on a mix of its own.
+further with `--from`, on a mix of its own; with `--share` what comes out is an average of it
+and the model that it was before.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from scripts.persona.mix import FURTHER, STAGES, Mix
+from scripts.reference.averaging import go_back
 from scripts.reference.curve import plot_loss
 from scripts.reference.encoding import Encoder
 from scripts.reference.evaluation import ask, probes, read
@@ -58,6 +60,9 @@ def main() -> None:
         save_model(model, encoder.tokenizer, args.out)
 
     trainer.train(report, args.every)
+    if args.start:
+        go_back(model, _trained_model(args.start), args.share)
+        save_model(model, encoder.tokenizer, args.out)
     if args.plot:
         plot_loss(args.work / "loss.jsonl", args.plot)
 
@@ -106,6 +111,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
     parser.add_argument("--out", type=Path, required=True, help="where the model folder goes")
     parser.add_argument("--from", dest="start", type=Path, help="a model folder to train further")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the way from the weights of --from that is kept",
+    )
     parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--weight-decay", type=float, default=0.0)

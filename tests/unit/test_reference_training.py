@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from perce.prompt import ContextItem, Message, prompt_pair
 from scripts.persona.example import Example
+from scripts.reference.averaging import go_back
 from scripts.reference.batches import batches, collate
 from scripts.reference.encoding import Encoded, Encoder
 from scripts.reference.evaluation import score
@@ -171,3 +172,20 @@ def test_muon_steps_as_that_of_torch_does() -> None:
     for one, other, before in zip(ours, theirs, start, strict=True):
         # That of torch iterates in bfloat16, of 8 bits.
         assert (one - other).norm() < 0.05 * (one - before).norm()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_going_back_ends_a_share_of_the_way_from_the_start(share: float) -> None:
+    start, trained = (new_model(256, seed) for seed in (1, 2))
+    before = [weight.clone() for weight in start.parameters()]
+    ends = [weight.clone() for weight in trained.parameters()]
+    go_back(trained, start, share)
+    between = zip(before, ends, trained.parameters(), strict=True)
+    for old, new, weight in between:
+        torch.testing.assert_close(weight, (1 - share) * old + share * new)
+
+
+def test_no_model_goes_back_beyond_its_start() -> None:
+    model = new_model(256, 1)
+    with pytest.raises(ValueError, match="share"):
+        go_back(model, model, -0.1)
