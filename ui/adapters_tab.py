@@ -81,13 +81,13 @@ def _page(versions: Versions, refresh: Refresh | None, chosen: str | None) -> Pa
 
 
 def rollback_choices(versions: Versions) -> list[tuple[str, str]]:
-    """Everything that may become active and is not: published versions, and the base model."""
+    """Everything that may become active and is not: published versions, and none at all."""
     choices = [
         (label, value)
         for label, value in adapter_choices(versions)
         if value not in {"active", "none", versions.active}
     ]
-    return [*choices, ("None: base model", "none")] if versions.active else choices
+    return [*choices, ("None of their own", "none")] if versions.active else choices
 
 
 def build(tab: AdaptersTab, persona: gr.Dropdown, opened: gr.Tab, settings: UiSettings) -> None:

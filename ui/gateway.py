@@ -160,7 +160,7 @@ class Gateway:
         return self._one(Versions, "GET", _of(user, "adapters"))
 
     def rollback(self, user: str, to: str | None = None) -> Versions:
-        """Make an earlier version active: `v1`, `none` (the base model), None the one before."""
+        """Make an earlier version active: `v1`, `none` of their own, or None: the one before."""
         return self._one(Versions, "POST", _of(user, "adapters", "rollback"), json={"to": to})
 
     def verify_adapters(

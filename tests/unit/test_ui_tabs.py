@@ -101,7 +101,7 @@ def test_a_rollback_changes_the_active_version(
     fake_gateway.refreshes.finish("maeve")
     assert rollback_choices(gateway.adapters("maeve")) == [
         ("v1 (retired)", "v1"),
-        ("None: base model", "none"),
+        ("None of their own", "none"),
     ]
     tab.rollback("maeve", "v1")
     assert gateway.adapters("maeve").active == "v1"
