@@ -10,7 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 from gateway_command import GatewayCommand
 from pydantic import SecretStr
-from scripted_engine import ScriptedEngine
+from scripted_engine import ScriptedEngine, WordEncoder
 from scripted_gateway import ScriptedGateway
 from shelf import Shelf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,6 +27,7 @@ from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from server import adapter_store, pointer, registry
 from server.app import create_app
+from server.context import ContextSource
 from server.engine import Engine
 from server.services import Services
 from server.settings import Settings
@@ -151,6 +152,16 @@ def mina(gateway: TestClient) -> str:
     body = "\n".join(json.dumps(row) for row in rows)
     assert gateway.post("/v1/users/mina/history", content=body).json()["imported"] == 8
     return key
+
+
+@pytest.fixture
+def source(services: Services, mina: str) -> Callable[[WordEncoder], ContextSource]:
+    """Makes another gateway's source of contexts over the same store."""
+
+    def made(encoder: WordEncoder) -> ContextSource:
+        return ContextSource(services.database, encoder, services.settings, services.tokenizer)
+
+    return made
 
 
 @pytest.fixture
