@@ -50,6 +50,7 @@ class ChatRequest(BaseModel):
     conversation: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    seed: int | None = None
     store: bool = True
 
     def body(self, model: str) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_both_chats_ask_the_same_greedily_and_stay_out_of_the_history(
     assert [chat["personalization"]["adapter"] for chat in chats] == ["none", "active"]
     for chat in chats:
         assert chat["messages"] == [{"role": "user", "content": QUESTION.query}]
-        assert (chat["temperature"], chat["store"], chat["user"]) == (0.0, False, "anders")
+        assert (chat["seed"], chat["store"], chat["user"]) == (1, False, "anders")
         assert chat["personalization"]["pir"] is True
     token_ids = [body["token_ids"] for _, path, body in script.requests if path == "/v1/pir"]
     assert token_ids == [list(range(5))] * 2
