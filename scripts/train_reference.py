@@ -60,7 +60,7 @@ def main() -> None:
         save_model(model, encoder.tokenizer, args.out)
 
     trainer.train(report, args.every)
-    if args.start:
+    if args.start and args.share != 1:
         go_back(model, _trained_model(args.start), args.share)
         save_model(model, encoder.tokenizer, args.out)
     if args.plot:

@@ -58,11 +58,11 @@ class Chat:
         # everybody's.
         messages, inputs = await run_in_threadpool(self._read, request)
         async with self._personas.choose(user, messages, request.personalization) as persona:
-            body = await run_in_threadpool(self._engine_request, request, persona, inputs)
+            prompt, body = await run_in_threadpool(self._engine_request, request, persona, inputs)
             response = await persona.post(_PATH, body)
             reply = Reply()
             reply.add(response)
-            extension = await self._extension(request, persona, inputs, reply)
+            extension = await self._extension(request, persona, inputs, prompt, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         response["model"] = request.model or persona.base.name
         response["personalization"] = extension
@@ -76,7 +76,7 @@ class Chat:
         """
         messages, inputs = await run_in_threadpool(self._read, request)
         async with self._personas.choose(user, messages, request.personalization) as persona:
-            body = await run_in_threadpool(self._engine_request, request, persona, inputs)
+            prompt, body = await run_in_threadpool(self._engine_request, request, persona, inputs)
             reply, held = Reply(), list[dict[str, Any]]()
             async for chunk in persona.stream(_PATH, body):
                 reply.add(chunk)
@@ -87,7 +87,7 @@ class Chat:
                     held.append(chunk)
                 else:
                     yield chunk
-            extension = await self._extension(request, persona, inputs, reply)
+            extension = await self._extension(request, persona, inputs, prompt, reply)
         await run_in_threadpool(self._log, user, request, messages, persona, reply)
         if held:
             held[-1]["personalization"] = extension
@@ -107,8 +107,8 @@ class Chat:
 
     def _engine_request(
         self, request: ChatRequest, persona: Persona, inputs: TemplateInputs
-    ) -> dict[str, Any]:
-        """Build the engine's request: ours removed, ids and logprobs asked for."""
+    ) -> tuple[list[int], dict[str, Any]]:
+        """Return the prompt, and the engine's request: ours removed, ids and logprobs asked for."""
         if request.personalization.pir:
             check_contrast(
                 request.personalization.contrast, request.personalization, persona.adapter
@@ -123,7 +123,7 @@ class Chat:
         body = request.model_dump(exclude_unset=True, exclude=_NOT_PASSED_ON)
         if request.max_tokens is None and request.max_completion_tokens is None:
             body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
-        return {
+        return prompt, {
             **body,
             "model": persona.model,
             "messages": list(persona.prompts.with_persona),
@@ -136,7 +136,12 @@ class Chat:
         }
 
     async def _extension(
-        self, request: ChatRequest, persona: Persona, inputs: TemplateInputs, reply: Reply
+        self,
+        request: ChatRequest,
+        persona: Persona,
+        inputs: TemplateInputs,
+        prompt: list[int],
+        reply: Reply,
     ) -> dict[str, Any]:
         wish = request.personalization
         extension: dict[str, Any] = {
@@ -150,23 +155,20 @@ class Chat:
         if persona.passed_over is not None:
             extension["damaged"] = population.label_for(persona.user, persona.passed_over)
         if wish.pir:
-            ids, logprobs = await run_in_threadpool(self._explainable, persona, inputs, reply)
+            ids, logprobs = await run_in_threadpool(self._explainable, prompt, reply)
             explanation = await self._explainer.explain(
                 persona, ids, wish.contrast, logprobs, inputs
             )
             extension |= explanation.to_json()
         return extension
 
-    def _explainable(
-        self, persona: Persona, inputs: TemplateInputs, reply: Reply
-    ) -> tuple[list[int], list[float]]:
+    def _explainable(self, prompt: list[int], reply: Reply) -> tuple[list[int], list[float]]:
         """Return ids and logprobs of the tokens that show in a reply.
 
         Raises:
             PromptMismatchError: The engine read another prompt than PIR takes the persona from.
             ReplyMismatchError: The tokens are not those of the reply's text.
         """
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, inputs)
         if prompt != reply.prompt_token_ids:
             raise PromptMismatchError
         if not reply.begins(self._tokenizer.decode(reply.token_ids)):

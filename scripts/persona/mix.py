@@ -141,25 +141,21 @@ class Mix:
     def example(self, stage: Stage, number: int) -> Example:
         """Write example number `number` of a stage."""
         rng = random.Random(f"{self.seed}:{number}")
-        generator = self.generator
         facts = rng.randint(*stage.facts)
         passage = rng.randint(stage.passage // 10, stage.passage)
+        askers = (
+            (stage.questions, self.generator),
+            (stage.following, self.following),
+            (stage.plain, self.plain),
+        )
         kinds: list[tuple[float, Callable[[random.Random], Example]]] = [
             (stage.language, partial(self.passages.example, characters=passage)),
             (stage.recall, self.recall.example),
-            (
-                stage.questions,
-                partial(generator.questions, facts=facts, turns=rng.randint(1, stage.turns)),
+            *(
+                (share, partial(asks.questions, facts=facts, turns=rng.randint(1, stage.turns)))
+                for share, asks in askers
             ),
-            (
-                stage.following,
-                partial(self.following.questions, facts=facts, turns=rng.randint(1, stage.turns)),
-            ),
-            (
-                stage.plain,
-                partial(self.plain.questions, facts=facts, turns=rng.randint(1, stage.turns)),
-            ),
-            (stage.introductions, partial(generator.introduction, facts=facts)),
+            (stage.introductions, partial(self.generator.introduction, facts=facts)),
             (stage.topics, partial(self.topics.example, turns=rng.randint(1, stage.turns))),
             (stage.written, self.written.example),
             (stage.writing, self._writing),

@@ -10,6 +10,7 @@ import torch
 from fastapi.testclient import TestClient
 from gateway_command import GatewayCommand
 from pydantic import SecretStr
+from refresh_workshop import Workshop
 from scripted_engine import ScriptedEngine, WordEncoder
 from scripted_gateway import ScriptedGateway
 from shelf import Shelf
@@ -122,6 +123,14 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     made = Shelf(tmp_path)
     yield made
     made.database.close()
+
+
+@pytest.fixture
+def workshop(
+    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
+) -> Workshop:
+    """Where refreshes run through the real durable queue."""
+    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 @pytest.fixture

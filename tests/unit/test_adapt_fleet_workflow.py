@@ -1,25 +1,14 @@
 """Refreshes of several users at once, and what becomes of each where they are trained together."""
 
 import shutil
-from pathlib import Path
 
-import pytest
 from refresh_workshop import KilledError, Workshop
 from running_stack import wait_until
-from scripted_engine import ScriptedEngine
 
 from adapt import workflow
 from adapt.errors import EngineWindowError
-from perce.tokens import ChatTokenizer
 from server.cancellation import cancel_refresh
 from server.store.tables.people import User
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def test_one_user_of_a_fleet_does_not_change_what_becomes_of_the_others(

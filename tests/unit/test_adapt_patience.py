@@ -6,7 +6,6 @@ from types import MethodType
 
 import pytest
 from refresh_workshop import Workshop
-from scripted_engine import ScriptedEngine
 from sqlalchemy.exc import OperationalError
 
 from adapt import workflow
@@ -14,19 +13,11 @@ from adapt.claims import Claims
 from adapt.errors import StoreUnavailableError
 from adapt.patience import patiently, persist
 from adapt.progress import Progress
-from perce.tokens import ChatTokenizer
 from perce.train import Step
 from server.store.database import Database
 from server.store.tables.people import User
 
 AWAY = OperationalError("UPDATE refreshes", {}, Exception("server closed the connection"))
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def failing(

@@ -2,30 +2,20 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from dbos import DBOS
 from refresh_workshop import KilledError, Workshop
 from running_stack import wait_until
-from scripted_engine import ScriptedEngine
 
 from adapt import workflow
 from adapt.errors import TakenOverError
 from adapt.heartbeat import Heartbeat, Sign, Watch
 from adapt.recovery import LOST_AFTER, Recovery, take_over
-from perce.tokens import ChatTokenizer
 from server.refreshes import open_refresh
 from server.store.tables.base import now
 from server.store.tables.refreshes import Refresh
 from server.store.tables.workers import WorkerBeat
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 @pytest.fixture

@@ -106,9 +106,9 @@ def test_engines_that_a_dead_worker_left_asleep_are_woken_by_another(
     assert noted(database) == [] and engine.calls[-1] == "/wake_up"
 
 
-def test_an_engine_that_could_not_be_woken_is_tried_again(
-    database: Database, engine: SleepyEngine
-) -> None:
+@pytest.fixture
+def unclosed(database: Database, engine: SleepyEngine) -> EngineWindow:
+    """A window whose engine was away when it was to be woken; it is back now."""
     opened = window(database, engine)
     opened.open()
     engine.down = True
@@ -116,7 +116,13 @@ def test_an_engine_that_could_not_be_woken_is_tried_again(
         opened.close()
     assert noted(database) == ["w.1"]
     engine.down = False
-    opened.close()
+    return opened
+
+
+def test_an_engine_that_could_not_be_woken_is_tried_again(
+    database: Database, unclosed: EngineWindow
+) -> None:
+    unclosed.close()
     assert noted(database) == []
 
 
@@ -162,15 +168,9 @@ def test_an_engine_that_sleeps_for_another_worker_by_now_is_left_asleep(
 
 
 def test_recovery_goes_on_waking_where_closing_failed(
-    database: Database, engine: SleepyEngine
+    database: Database, engine: SleepyEngine, unclosed: EngineWindow
 ) -> None:
-    opened = window(database, engine)
-    opened.open()
-    engine.down = True
-    with pytest.raises(EngineUnavailableError):
-        opened.close()
-    engine.down = False
-    opened.close_forgotten()
+    unclosed.close_forgotten()
     assert noted(database) == [] and engine.calls[-1] == "/wake_up"
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 from refresh_workshop import KilledError, Workshop
 from running_stack import wait_until
-from scripted_engine import ScriptedEngine
 
 from adapt import workflow
-from perce.tokens import ChatTokenizer
 from perce.train import TrainingDiverged
 from server import pointer
 from server.cancellation import cancel_refresh
@@ -22,13 +20,6 @@ STEPS = {
     "rollout": ("publish", "warm", "activate", "succeed"),
 }
 POINTS = [(part, name, when) for part in STEPS for name in STEPS[part] for when in (0, 1)]
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def killed_at(part: str, name: str, after: int) -> Callable[[workflow.Steps], None]:

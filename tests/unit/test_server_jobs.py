@@ -1,22 +1,10 @@
 """The job queue as the gateway sees it, with a real one."""
 
-from pathlib import Path
-
-import pytest
 from dbos import DBOSClient
 from refresh_workshop import Workshop
 from running_stack import wait_until
-from scripted_engine import ScriptedEngine
 
-from perce.tokens import ChatTokenizer
 from server.jobs import DRAIN_WORKFLOW, Jobs
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def test_one_drain_of_an_owner_waits_at_a_time(workshop: Workshop) -> None:
