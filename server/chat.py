@@ -23,7 +23,7 @@ from server.settings import Settings
 from server.store import counters
 from server.store.database import Database
 from server.store.tables.people import Interaction, User
-from server.text_limit import check_text
+from server.text_check import check_text
 
 # The papers' sampling: at most 512 new tokens.
 DEFAULT_MAX_TOKENS = 512

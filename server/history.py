@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import IO, Any, cast
 
 from server.errors import BadRequestError, TooLargeError
-from server.store.memory import NewText, is_storable
+from server.store.memory import NewText
+from server.text_check import UNSTORABLE, is_storable
 
 MAX_LINE_CHARS = 100_000
 MAX_LINES = 200_000
@@ -155,7 +156,7 @@ def _string(row: dict[str, Any], key: str, optional: bool = False) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is missing or not a string")
     if not is_storable(value):
-        raise ValueError(f"{key!r} holds a NUL character or half of one (a lone surrogate)")
+        raise ValueError(f"{key!r} has {UNSTORABLE}")
     return value
 
 

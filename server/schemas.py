@@ -6,24 +6,25 @@ Chat requests keep every field that they do not name: it goes to the engine unto
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from perce.pir import Contrast
 from server.refreshes import Method
-from server.store.memory import is_storable
+from server.text_check import UNSTORABLE, is_storable
 
 
-def _storable(text: str) -> str:
-    if not is_storable(text):
-        raise ValueError("a text that is kept can hold no NUL and no half of a character")
-    return text
+class Sent(BaseModel):
+    """Anything that clients send: its texts can be stored and sent on."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_storable(cls, value: object) -> object:
+        if isinstance(value, str) and not is_storable(value):
+            raise ValueError(f"it has {UNSTORABLE}")
+        return value
 
 
-Storable = Annotated[str, AfterValidator(_storable)]
-"""Text that is written to the store."""
-
-
-class Strict(BaseModel):
+class Strict(Sent):
     """A request of ours: a field that it does not know is an error, not a silent typo."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +45,7 @@ class Personalization(Strict):
 _Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Sent):
     """One message of a chat; tool calls and the like are kept."""
 
     model_config = ConfigDict(extra="allow")
@@ -123,7 +124,7 @@ _UNFOLLOWED = {
 """Fields of vLLM's that change how messages become a prompt, and their usual values."""
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Sent):
     """OpenAI's chat request with our extension."""
 
     model_config = ConfigDict(extra="allow")
@@ -159,7 +160,7 @@ class ChatRequest(BaseModel):
         return options
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Sent):
     """OpenAI's completion request; it passes to the engine with the user's adapter."""
 
     model_config = ConfigDict(extra="allow")
@@ -171,7 +172,7 @@ class CompletionRequest(BaseModel):
     personalization: Personalization = Personalization()
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Sent):
     """OpenAI's embedding request, answered by the encoder that retrieval uses.
 
     It takes as many texts at once as OpenAI's.
@@ -206,7 +207,7 @@ class FeedbackRequest(Strict):
 
     id: str
     feedback: Literal["up", "down"] | None = None
-    edited: Storable | None = None
+    edited: str | None = None
     user: str | None = None
 
 
@@ -235,7 +236,7 @@ class KeyRequest(Strict):
 class FactRequest(Strict):
     """A fact to be remembered."""
 
-    text: Storable = Field(max_length=2000)
+    text: str = Field(max_length=2000)
 
 
 class RollbackRequest(Strict):

@@ -14,7 +14,7 @@ from server.routes.event_stream import event_stream
 from server.schemas import ENGINES_OWN, ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
 from server.store.tables.people import User
-from server.text_limit import check_text
+from server.text_check import check_text
 
 router = APIRouter(prefix="/v1")
 

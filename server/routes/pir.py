@@ -22,7 +22,7 @@ from server.schemas import (
 from server.services import Services
 from server.store import memory
 from server.store.tables.people import Interaction
-from server.text_limit import check_text
+from server.text_check import check_text
 
 router = APIRouter(prefix="/v1")
 

@@ -17,6 +17,7 @@ from server.errors import BadRequestError, NotFoundError
 from server.store import counters
 from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
+from server.text_check import UNSTORABLE, is_storable
 
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000
@@ -189,21 +190,10 @@ def last_query(messages: Sequence[Mapping[str, Any]]) -> str:
     return queries[-1] if queries and isinstance(queries[-1], str) else ""
 
 
-def is_storable(text: str) -> bool:
-    """Whether every store holds it: PostgreSQL takes no NUL, and none half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
-
-
 def _checked(new: NewText) -> NewText:
     if is_storable(new.query) and is_storable(new.text):
         return new
-    raise BadRequestError(
-        "A text holds a NUL character or half of one (a lone surrogate): take it out."
-    )
+    raise BadRequestError(f"A text has {UNSTORABLE}.")
 
 
 def _unknown(session: Session, user: User, new: Iterable[NewText]) -> dict[str, NewText]:

@@ -118,7 +118,9 @@ def find_user(session: Session, name: str) -> User:
     """
     if name == POPULATION:
         raise ReservedUserError(name)
-    user = session.scalar(select(User).where(User.name == name))
+    # Not every string can be asked for: PostgreSQL refuses a NUL.
+    could_be = NAME_PATTERN.fullmatch(name)
+    user = session.scalar(select(User).where(User.name == name)) if could_be else None
     if user is None:
         raise UnknownUserError(name)
     return user

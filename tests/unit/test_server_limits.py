@@ -20,7 +20,7 @@ from server.body_limit import most_body_bytes
 from server.errors import BadRequestError, TooLargeError
 from server.services import Services
 from server.settings import REFERENCE_MODEL
-from server.text_limit import MAX_DEPTH, check_text
+from server.text_check import MAX_DEPTH, check_text
 
 LONG = "x" * 100_001
 MOST_BYTES = most_body_bytes(100_000)
@@ -123,6 +123,59 @@ def test_texts_of_just_the_length_and_depth_are_taken() -> None:
         check_text("The test has", [nested, None, {"key": 1}], 8)
     with pytest.raises(BadRequestError, match="nesting"):
         check_text("The test has", [[nested]], 9)
+
+
+SENT: dict[str, Callable[[str], tuple[str, dict[str, object]]]] = {
+    "message": lambda t: ("/v1/chat/completions", {"messages": [{"role": "user", "content": t}]}),
+    "part": lambda t: (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": t}]}]},
+    ),
+    "role": lambda t: ("/v1/chat/completions", {"messages": [{"role": t, "content": "x"}]}),
+    "model": lambda t: ("/v1/chat/completions", {"messages": HELLO, "model": t}),
+    "conversation": lambda t: (
+        "/v1/chat/completions",
+        {"messages": HELLO, "personalization": {"conversation": t}},
+    ),
+    "other field": lambda t: ("/v1/chat/completions", {"messages": HELLO, "stop": [t]}),
+    "name of a tool": lambda t: (
+        "/v1/chat/completions",
+        {"messages": HELLO, "tools": [{"type": "function", "function": {"name": t}}]},
+    ),
+    "prompt": lambda t: ("/v1/completions", {"prompt": t}),
+    "input": lambda t: ("/v1/embeddings", {"input": [t]}),
+    "query": lambda t: ("/v1/pir", {"query": t, "reply": "r"}),
+    "reply": lambda t: ("/v1/pir", {"query": "q", "reply": t}),
+    "reply's id": lambda t: ("/v1/feedback", {"id": t, "feedback": "up"}),
+    "edit": lambda t: ("/v1/feedback", {"id": "chatcmpl-0", "edited": t}),
+    "fact": lambda t: ("/v1/users/mina/facts", {"text": t}),
+    "new name": lambda t: ("/v1/users", {"name": t}),
+    "version": lambda t: ("/v1/users/mina/adapters/rollback", {"to": t}),
+}
+
+
+@pytest.mark.parametrize("text", ["a\0b", "half a \ud83d face"], ids=["NUL", "half"])
+@pytest.mark.parametrize("sent", SENT.values(), ids=SENT.keys())
+def test_text_that_no_store_holds_is_refused_in_any_field(
+    gateway: TestClient, mina: str, sent: Callable[[str], tuple[str, dict[str, object]]], text: str
+) -> None:
+    path, body = sent(text)
+    body = body if path.startswith("/v1/users") else {"user": "mina", **body}
+    # The client's own JSON would not spell half a character.
+    headers = {"content-type": "application/json"}
+    status, message = error_of(gateway.post(path, content=json.dumps(body), headers=headers))
+    # Where a text has a length, pydantic says it in words of its own.
+    said = ("a NUL character or half of one" in message) or ("as a unicode string" in message)
+    assert (status, said) == (400, True), message
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half a \ud83d face"], ids=["NUL", "half"])
+def test_a_user_of_a_name_that_no_store_holds_is_nobody(gateway: TestClient, name: str) -> None:
+    body = json.dumps({"user": name, "messages": HELLO})
+    headers = {"content-type": "application/json"}
+    answer = gateway.post("/v1/chat/completions", content=body, headers=headers)
+    assert error_of(answer)[0] == 400
+    assert error_of(gateway.get("/v1/users/a%00b"))[0] == 404
 
 
 def in_pieces(length: int) -> Iterator[bytes]:

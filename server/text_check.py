@@ -1,4 +1,4 @@
-"""A limit on the text in a request, wherever in its JSON it stands."""
+"""What text a request may hold, wherever in its JSON it stands: how much, which characters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,20 @@ from server.errors import BadRequestError, TooLargeError
 
 # Far beyond any message, tool or schema. Python's own limit comes soon after, as a crash.
 MAX_DEPTH = 100
+UNSTORABLE = "a NUL character or half of one (a lone surrogate): take it out"
+
+
+def is_storable(text: str) -> bool:
+    """Whether every store holds it: PostgreSQL takes no NUL, and none half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def check_text(what: str, json: Sequence[Any], most: int) -> None:
-    """Refuse JSON with too much text in it.
+    """Refuse JSON with too much text in it, or with text that no store and no engine takes.
 
     Args:
         what: What the JSON is, with its verb, as in "The messages have".
@@ -20,7 +30,7 @@ def check_text(what: str, json: Sequence[Any], most: int) -> None:
 
     Raises:
         TooLargeError: It has more characters.
-        BadRequestError: It is nested too deep.
+        BadRequestError: It is nested too deep, or holds a NUL or half of a character.
     """
     size, level = 0, list(json)
     for _ in range(MAX_DEPTH):
@@ -28,6 +38,8 @@ def check_text(what: str, json: Sequence[Any], most: int) -> None:
         for value in level:
             if isinstance(value, str):
                 size += len(value)
+                if not is_storable(value):
+                    raise BadRequestError(f"{what} {UNSTORABLE}.")
             elif isinstance(value, Mapping):
                 inner += value.keys()
                 inner += value.values()
