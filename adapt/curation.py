@@ -17,8 +17,8 @@ from adapt.duplicates import NearDuplicates
 from adapt.language import Flaw, flaw, words
 from adapt.voice import ModelVoice
 from perce.tokens import ChatTokenizer
-from server.store.memory import is_storable
 from server.store.tables.people import UserText
+from server.store.text import is_storable
 
 Reason = (
     Flaw

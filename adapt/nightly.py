@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 
 from adapt.patience import patiently
 from server import fleets, plans
+from server.arrangement import Capacity, arrange
 from server.due import due_users, next_due_at
 from server.jobs import NIGHTLY_WORKFLOW, ONLINE_WORKFLOW, WINDOW_WORKFLOW, Jobs
 from server.pace import measure
-from server.plan import Capacity, arrange
 from server.refreshes import OPEN
 from server.schedule import Schedule
 from server.settings import Settings

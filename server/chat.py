@@ -16,9 +16,9 @@ from server import population
 from server.context import shown
 from server.errors import BadRequestError, PromptMismatchError, ReplyMismatchError
 from server.explain import Explainer
-from server.personas import Persona, Personas, check_contrast
 from server.reply import Reply, strip
 from server.schemas import ENGINES_OWN, ChatRequest, message_texts, plain_messages
+from server.servings import Serving, Servings, check_contrast
 from server.settings import Settings
 from server.store import counters
 from server.store.database import Database
@@ -38,13 +38,13 @@ class Chat:
         self,
         settings: Settings,
         database: Database,
-        personas: Personas,
+        servings: Servings,
         tokenizer: ChatTokenizer,
         explainer: Explainer,
     ) -> None:
         self._settings = settings
         self._database = database
-        self._personas = personas
+        self._servings = servings
         self._tokenizer = tokenizer
         self._explainer = explainer
 
@@ -57,14 +57,14 @@ class Chat:
         # Whatever takes the longer, the longer the prompt, runs in a thread: the event loop is
         # everybody's.
         messages, inputs = await run_in_threadpool(self._read, request)
-        async with self._personas.choose(user, messages, request.personalization) as persona:
-            prompt, body = await run_in_threadpool(self._engine_request, request, persona, inputs)
-            response = await persona.post(_PATH, body)
+        async with self._servings.choose(user, messages, request.personalization) as serving:
+            prompt, body = await run_in_threadpool(self._engine_request, request, serving, inputs)
+            response = await serving.post(_PATH, body)
             reply = Reply()
             reply.add(response)
-            extension = await self._extension(request, persona, inputs, prompt, reply)
-        await run_in_threadpool(self._log, user, request, messages, persona, reply)
-        response["model"] = request.model or persona.base.name
+            extension = await self._extension(request, serving, inputs, prompt, reply)
+        await run_in_threadpool(self._log, user, request, messages, serving, reply)
+        response["model"] = request.model or serving.base.name
         response["personalization"] = extension
         return strip(response, request.logprobs)
 
@@ -75,20 +75,20 @@ class Chat:
             AttuneError: The request cannot be answered; see `server.errors`.
         """
         messages, inputs = await run_in_threadpool(self._read, request)
-        async with self._personas.choose(user, messages, request.personalization) as persona:
-            prompt, body = await run_in_threadpool(self._engine_request, request, persona, inputs)
+        async with self._servings.choose(user, messages, request.personalization) as serving:
+            prompt, body = await run_in_threadpool(self._engine_request, request, serving, inputs)
             reply, held = Reply(), list[dict[str, Any]]()
-            async for chunk in persona.stream(_PATH, body):
+            async for chunk in serving.stream(_PATH, body):
                 reply.add(chunk)
-                chunk["model"] = request.model or persona.base.name
+                chunk["model"] = request.model or serving.base.name
                 strip(chunk, request.logprobs)
                 if held or _ends(chunk):
                     # What comes after the text waits for the PIR, which goes with the last chunk.
                     held.append(chunk)
                 else:
                     yield chunk
-            extension = await self._extension(request, persona, inputs, prompt, reply)
-        await run_in_threadpool(self._log, user, request, messages, persona, reply)
+            extension = await self._extension(request, serving, inputs, prompt, reply)
+        await run_in_threadpool(self._log, user, request, messages, serving, reply)
         if held:
             held[-1]["personalization"] = extension
         for chunk in held:
@@ -106,58 +106,58 @@ class Chat:
         return plain_messages(request.messages), inputs
 
     def _engine_request(
-        self, request: ChatRequest, persona: Persona, inputs: TemplateInputs
+        self, request: ChatRequest, serving: Serving, inputs: TemplateInputs
     ) -> tuple[list[int], dict[str, Any]]:
         """Return the prompt, and the engine's request: ours removed, ids and logprobs asked for."""
         if request.personalization.pir:
             check_contrast(
-                request.personalization.contrast, request.personalization, persona.adapter
+                request.personalization.contrast, request.personalization, serving.adapter
             )
-        prompt = self._tokenizer.prompt_ids(persona.prompts.with_persona, inputs)
-        room = persona.base.max_length - len(prompt)
+        prompt = self._tokenizer.prompt_ids(serving.prompts.with_persona, inputs)
+        room = serving.base.max_length - len(prompt)
         if room < 1:
             raise BadRequestError(
                 f"The prompt has {len(prompt):,} tokens and the model takes "
-                f"{persona.base.max_length:,}, reply included: shorten the conversation."
+                f"{serving.base.max_length:,}, reply included: shorten the conversation."
             )
         body = request.model_dump(exclude_unset=True, exclude=_NOT_PASSED_ON)
         if request.max_tokens is None and request.max_completion_tokens is None:
             body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
         return prompt, {
             **body,
-            "model": persona.model,
-            "messages": list(persona.prompts.with_persona),
+            "model": serving.model,
+            "messages": list(serving.prompts.with_persona),
             **({} if inputs.tools is None else {"tools": inputs.tools}),
             "chat_template_kwargs": inputs.options,
             "stream": request.stream,
             "logprobs": True,
             "return_token_ids": True,
-            "cache_salt": persona.cache_salt,
+            "cache_salt": serving.cache_salt,
         }
 
     async def _extension(
         self,
         request: ChatRequest,
-        persona: Persona,
+        serving: Serving,
         inputs: TemplateInputs,
         prompt: list[int],
         reply: Reply,
     ) -> dict[str, Any]:
         wish = request.personalization
         extension: dict[str, Any] = {
-            "user": persona.user.name,
-            "adapter": persona.label,
-            "context": shown(persona.context),
+            "user": serving.user.name,
+            "adapter": serving.label,
+            "context": shown(serving.context),
             "contrast": wish.contrast,
             "pir": None,
             "words": None,
         }
-        if persona.passed_over is not None:
-            extension["damaged"] = population.label_for(persona.user, persona.passed_over)
+        if serving.passed_over is not None:
+            extension["damaged"] = population.label_for(serving.user, serving.passed_over)
         if wish.pir:
             ids, logprobs = await run_in_threadpool(self._explainable, prompt, reply)
             explanation = await self._explainer.explain(
-                persona, ids, wish.contrast, logprobs, inputs
+                serving, ids, wish.contrast, logprobs, inputs
             )
             extension |= explanation.to_json()
         return extension
@@ -180,7 +180,7 @@ class Chat:
         user: User,
         request: ChatRequest,
         messages: list[dict[str, Any]],
-        persona: Persona,
+        serving: Serving,
         reply: Reply,
     ) -> None:
         """Note the turn; what was said in it is kept unless the request says not to."""
@@ -198,8 +198,8 @@ class Chat:
                         prompt_token_ids=reply.prompt_token_ids,
                         token_ids=reply.token_ids,
                         logprobs=reply.logprobs,
-                        adapter=persona.adapter.name if persona.adapter else None,
-                        context=[candidate.id for candidate in persona.context],
+                        adapter=serving.adapter.name if serving.adapter else None,
+                        context=[candidate.id for candidate in serving.context],
                     )
                 )
 

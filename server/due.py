@@ -2,7 +2,7 @@
 
 The same rule serves the nightly round, `run-now` and the online mode; the population has one
 of its own, and the nightly round alone asks for it. What is done with those who are due is
-`server.plan`.
+`server.arrangement`.
 """
 
 from collections.abc import Sequence

@@ -15,8 +15,8 @@ from perce.pir import Contrast, TokenPIR
 from perce.template_inputs import MESSAGES_ALONE, TemplateInputs
 from perce.tokens import ChatTokenizer
 from perce.words import WordPIR, word_pirs
-from server.personas import Persona
 from server.scorer import EngineScorer
+from server.servings import Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Explainer:
 
     async def explain(
         self,
-        persona: Persona,
+        serving: Serving,
         reply_ids: Sequence[int],
         contrast: Contrast,
         logprobs: Sequence[float] | None = None,
@@ -56,7 +56,7 @@ class Explainer:
         A prompt that leaves no room for the reply is cut, oldest persona context first.
 
         Args:
-            persona: The prompts and weights that the reply came from.
+            serving: The prompts and weights that the reply came from.
             reply_ids: The reply's token ids, without the one that ends it.
             contrast: What the other side lacks: the persona in the prompt, the adapter's
                 weights, or both.
@@ -68,18 +68,18 @@ class Explainer:
             perce.cutting.PromptTooLong: The conversation does not fit even without persona.
         """
         case = Case(
-            persona.prompts.without_persona,
-            [candidate.item for candidate in persona.context],
+            serving.prompts.without_persona,
+            [candidate.item for candidate in serving.context],
             reply_ids,
             logprobs,
             inputs,
         )
         [scored] = await contrast_replies_async(
-            EngineScorer(persona),
+            EngineScorer(serving),
             self._tokenizer,
             [case],
             contrast,
-            persona.base.max_length - 1,  # the engine generates a token behind what it scores
+            serving.base.max_length - 1,  # the engine generates a token behind what it scores
         )
         words = word_pirs(scored.reply, scored.tokens)
         return Explanation(contrast, scored.tokens, words, scored.cut)

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from server.errors import BadRequestError, TooLargeError
 from server.store.memory import NewText
-from server.text_check import UNSTORABLE, is_storable
+from server.store.text import UNSTORABLE, is_storable
 
 MAX_LINE_CHARS = 100_000
 MAX_LINES = 200_000

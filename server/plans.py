@@ -28,9 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from server.arrangement import Capacity, Planned, arrange, grouped
 from server.due import DueRule, due_users, population_due
 from server.pace import Pace, measure
-from server.plan import Capacity, Planned, arrange, grouped
 from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.people import User
 from server.store.tables.refreshes import Plan, PlanEntry

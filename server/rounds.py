@@ -1,6 +1,6 @@
 """How a round of refreshes stands: users done, tokens per second, time left.
 
-A round is a plan whose refreshes were opened; which users it holds is `server.plan`'s
+A round is a plan whose refreshes were opened; which users it holds is `server.arrangement`'s
 decision.
 """
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from perce.pir import Contrast
 from server.refreshes import Method
-from server.text_check import UNSTORABLE, is_storable
+from server.store.text import UNSTORABLE, is_storable
 
 
 class Sent(BaseModel):

@@ -11,7 +11,7 @@ from server.engine import Engine
 from server.explain import Explainer
 from server.jobs import Jobs
 from server.leases import Leases
-from server.personas import Personas
+from server.servings import Servings
 from server.settings import Settings
 from server.store.database import Database
 from server.upkeep import Upkeep
@@ -27,7 +27,7 @@ class Services:
     tokenizer: ChatTokenizer
     encoder: Encoder
     contexts: ContextSource
-    personas: Personas
+    servings: Servings
     explainer: Explainer
     chat: Chat
     jobs: Jobs
@@ -48,7 +48,7 @@ class Services:
         contexts = ContextSource(database, encoder, settings, tokenizer)
         damage = Damage(ServedBase(settings.model))
         leases = Leases(database, damage)
-        personas = Personas(database, contexts, engines, leases, tokenizer)
+        servings = Servings(database, contexts, engines, leases, tokenizer)
         jobs = Jobs(settings.queue_url())
         explainer = Explainer(tokenizer)
         return cls(
@@ -58,9 +58,9 @@ class Services:
             tokenizer=tokenizer,
             encoder=encoder,
             contexts=contexts,
-            personas=personas,
+            servings=servings,
             explainer=explainer,
-            chat=Chat(settings, database, personas, tokenizer, explainer),
+            chat=Chat(settings, database, servings, tokenizer, explainer),
             jobs=jobs,
             leases=leases,
             damage=damage,

@@ -4,19 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.errors import BadRequestError, TooLargeError
+from server.store.text import UNSTORABLE, is_storable
 
 # Far beyond any message, tool or schema. Python's own limit comes soon after, as a crash.
 MAX_DEPTH = 100
-UNSTORABLE = "a NUL character or half of one (a lone surrogate): take it out"
-
-
-def is_storable(text: str) -> bool:
-    """Whether every store holds it: PostgreSQL takes no NUL, and none half a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def check_text(what: str, json: Sequence[Any], most: int) -> None:

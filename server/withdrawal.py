@@ -12,7 +12,7 @@ from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
 from server import cancellation, population, registry, retention
-from server.plan import grouped
+from server.arrangement import grouped
 from server.store.database import ROWS_AT_ONCE
 from server.store.tables.adapters import Adapter, AdapterMember
 from server.store.tables.base import now

@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse
 
-from server.personas import Persona
 from server.routes.depends import Caller, Parts, acting_user
 from server.routes.event_stream import event_stream
 from server.schemas import ENGINES_OWN, ChatRequest, CompletionRequest, EmbeddingRequest
 from server.services import Services
+from server.servings import Serving
 from server.store.tables.people import User
 from server.text_check import check_text
 
@@ -51,10 +51,10 @@ async def completions(
     if request.stream:
         return await event_stream(_completion_chunks(parts, user, request))
     wish = request.personalization.model_copy(update={"persona": False})
-    async with parts.personas.choose(user, [], wish) as persona:
-        body = _completion_body(request, persona)
-        response = await persona.post("/v1/completions", body)
-    response["model"] = request.model or persona.base.name
+    async with parts.servings.choose(user, [], wish) as serving:
+        body = _completion_body(request, serving)
+        response = await serving.post("/v1/completions", body)
+    response["model"] = request.model or serving.base.name
     return response
 
 
@@ -81,9 +81,9 @@ def embeddings(request: EmbeddingRequest, parts: Parts, caller: Caller) -> dict[
     return {"object": "list", "data": data, "model": model, "usage": usage}
 
 
-def _completion_body(request: CompletionRequest, persona: Persona) -> dict[str, Any]:
+def _completion_body(request: CompletionRequest, serving: Serving) -> dict[str, Any]:
     body = request.model_dump(exclude_unset=True, exclude={"personalization", "user"} | ENGINES_OWN)
-    kept = {"model": persona.model, "stream": request.stream, "cache_salt": persona.cache_salt}
+    kept = {"model": serving.model, "stream": request.stream, "cache_salt": serving.cache_salt}
     return {**body, **kept}
 
 
@@ -91,7 +91,7 @@ async def _completion_chunks(
     parts: Services, user: User, request: CompletionRequest
 ) -> AsyncGenerator[dict[str, Any]]:
     wish = request.personalization.model_copy(update={"persona": False})
-    async with parts.personas.choose(user, [], wish) as persona:
-        body = _completion_body(request, persona)
-        async for chunk in persona.stream("/v1/completions", body):
+    async with parts.servings.choose(user, [], wish) as serving:
+        body = _completion_body(request, serving)
+        async for chunk in serving.stream("/v1/completions", body):
             yield chunk

@@ -10,7 +10,6 @@ from perce.prompt import Message
 from server.context import shown
 from server.errors import BadRequestError, NotFoundError
 from server.online import texts_arrived
-from server.personas import check_contrast
 from server.routes.depends import Caller, Parts, acting_user
 from server.schemas import (
     FeedbackRequest,
@@ -20,6 +19,7 @@ from server.schemas import (
     plain_messages,
 )
 from server.services import Services
+from server.servings import check_contrast
 from server.store import memory
 from server.store.tables.people import Interaction
 from server.text_check import check_text
@@ -37,15 +37,15 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
     wish = Personalization(
         persona=request.persona, adapter=request.adapter, conversation=request.conversation
     )
-    async with parts.personas.choose(user, messages, wish) as persona:
-        check_contrast(request.contrast, wish, persona.adapter)
-        explanation = await parts.explainer.explain(persona, reply_ids, request.contrast)
+    async with parts.servings.choose(user, messages, wish) as serving:
+        check_contrast(request.contrast, wish, serving.adapter)
+        explanation = await parts.explainer.explain(serving, reply_ids, request.contrast)
     cut = explanation.cut
-    kept = [item for index, item in enumerate(persona.context) if index not in cut.items]
+    kept = [item for index, item in enumerate(serving.context) if index not in cut.items]
     return {
         "object": "pir",
         "user": user.name,
-        "adapter": persona.label,
+        "adapter": serving.label,
         "context": shown(kept),
         "cut": {"items": len(cut.items), "tokens": cut.tokens},
         "reply": await run_in_threadpool(parts.tokenizer.decode, reply_ids),

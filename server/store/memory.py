@@ -17,7 +17,7 @@ from server.errors import BadRequestError, NotFoundError
 from server.store import counters
 from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
-from server.text_check import UNSTORABLE, is_storable
+from server.store.text import UNSTORABLE, is_storable
 
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000

@@ -13,8 +13,8 @@ from pathlib import Path
 from crowd import add_crowd
 
 from server import plans
+from server.arrangement import Capacity
 from server.due import DueRule, due_users
-from server.plan import Capacity
 from server.store.database import Database
 from server.store.tables.base import now
 

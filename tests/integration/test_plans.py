@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, insert, select, update
 
 from server import fleets, plans, refreshes
+from server.arrangement import Capacity
 from server.due import DueRule, due_users
-from server.plan import Capacity
 from server.store.database import Database
 from server.store.tables.base import now
 from server.store.tables.people import User

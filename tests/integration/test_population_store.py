@@ -21,12 +21,12 @@ from server import (
     refreshes,
     withdrawal,
 )
+from server.arrangement import Capacity
 from server.due import DueRule, population_due
 from server.errors import (
     ReservedUserError,
     UnprocessableError,
 )
-from server.plan import Capacity
 from server.store import memory
 from server.store.database import MIGRATIONS, Database
 from server.store.memory import NewText

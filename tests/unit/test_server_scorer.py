@@ -17,8 +17,8 @@ from perce.tokens import ChatTokenizer
 from server.engine import Engine, ServedModel
 from server.errors import EngineRefusedError
 from server.explain import Explainer
-from server.personas import Persona
 from server.scorer import EngineScorer
+from server.servings import Serving
 from server.store.tables.people import User
 
 ASKED = [{"role": "user", "content": "how is the bread?"}]
@@ -28,10 +28,10 @@ ITEMS = [
 ]
 
 
-def persona_of(
+def serving_of(
     engine: ScriptedEngine, items: Sequence[ContextItem] = ITEMS, max_length: int = 2048
-) -> Persona:
-    return Persona(
+) -> Serving:
+    return Serving(
         user=User(id=1, name="mina"),
         context=[Candidate(f"item:{n}", item, 0.0, n) for n, item in enumerate(items)],
         prompts=prompt_pair(ASKED, items),
@@ -46,7 +46,7 @@ def test_many_replies_are_scored_in_order(
 ) -> None:
     replies = ["gerald is warm", "", "no bread today", "yes!"] * 5
     cases = [Case(ASKED, ITEMS[: 1 + n % 3], reply) for n, reply in enumerate(replies)]
-    scorer = EngineScorer(persona_of(scripted_engine), under_way=3)
+    scorer = EngineScorer(serving_of(scripted_engine), under_way=3)
     scored = asyncio.run(contrast_replies_async(scorer, reference_tokenizer, cases))
     bare = len(reference_tokenizer.prompt_ids(ASKED))
     for case, result in zip(cases, scored, strict=True):
@@ -76,21 +76,21 @@ def test_no_more_requests_than_allowed_are_under_way() -> None:
 
     engine = Engine("http://engine", transport=httpx.MockTransport(answer))
     base = ServedModel("scripted", 2048)
-    persona = Persona(User(id=1, name="mina"), [], prompt_pair(ASKED, ()), None, engine, base)
-    scorer = EngineScorer(persona, under_way=4)
+    serving = Serving(User(id=1, name="mina"), [], prompt_pair(ASKED, ()), None, engine, base)
+    scorer = EngineScorer(serving, under_way=4)
     scores = asyncio.run(scorer.logprobs([[1, 2]] * 12, [[3, 4]] * 12, adapter=True))
     assert scores == [[-1.0, -1.0]] * 12
     assert most == 4
 
 
 def test_a_refusal_reaches_the_caller(scripted_engine: ScriptedEngine) -> None:
-    persona = persona_of(scripted_engine)
-    unknown = Persona(
-        persona.user,
-        persona.context,
-        persona.prompts,
+    serving = serving_of(scripted_engine)
+    unknown = Serving(
+        serving.user,
+        serving.context,
+        serving.prompts,
         None,
-        persona.engine,
+        serving.engine,
         ServedModel("another", 2048),
     )
     with pytest.raises(EngineRefusedError, match="does not exist"):
@@ -107,19 +107,19 @@ def test_a_prompt_without_room_for_the_reply_loses_its_oldest_context(
     reply = reference_tokenizer.reply_ids("gerald is warm")
     kept = [item for index, item in enumerate(ITEMS) if index not in items]
     fitting = len(reference_tokenizer.prompt_ids(prompt_pair(ASKED, kept).with_persona))
-    persona = persona_of(scripted_engine, max_length=fitting + len(reply) + 1)
-    explained = asyncio.run(Explainer(reference_tokenizer).explain(persona, reply, "persona"))
+    serving = serving_of(scripted_engine, max_length=fitting + len(reply) + 1)
+    explained = asyncio.run(Explainer(reference_tokenizer).explain(serving, reply, "persona"))
     assert (len(explained.cut.items), explained.cut.items) == (dropped, items)
     lengths = [len(body["prompt"]) for body in scripted_engine.bodies("/v1/completions")]
-    assert lengths[0] == fitting + len(reply) < persona.base.max_length
+    assert lengths[0] == fitting + len(reply) < serving.base.max_length
 
 
 def test_a_conversation_that_does_not_fit_alone_is_refused(
     scripted_engine: ScriptedEngine, reference_tokenizer: ChatTokenizer
 ) -> None:
-    persona = persona_of(scripted_engine, max_length=10)
+    serving = serving_of(scripted_engine, max_length=10)
     with pytest.raises(PromptTooLong, match="Shorten"):
-        asyncio.run(Explainer(reference_tokenizer).explain(persona, [5], "persona"))
+        asyncio.run(Explainer(reference_tokenizer).explain(serving, [5], "persona"))
     assert scripted_engine.bodies("/v1/completions") == []
 
 

@@ -17,7 +17,7 @@ from scripts.attune.bench.annotated import AnnotatedReply
 from scripts.attune.bench.base import load_base
 from scripts.attune.bench.judge import Judge
 
-Method = Callable[[Sequence[AnnotatedReply]], list[Identified]]
+Identifier = Callable[[Sequence[AnnotatedReply]], list[Identified]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def as_table(timed: Mapping[str, Timed]) -> Table:
     return table
 
 
-def _time(method: Method, items: Sequence[AnnotatedReply]) -> Timed:
+def _time(method: Identifier, items: Sequence[AnnotatedReply]) -> Timed:
     started = time.perf_counter()
     found = method(items)
     seconds = time.perf_counter() - started
@@ -82,7 +82,7 @@ def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
     return [match_words(item.persona, item.answer) for item in items]
 
 
-def _percontrast(model: str) -> Method:
+def _percontrast(model: str) -> Identifier:
     base = load_base(model)
     scorer = LocalScorer(base.model)
     longest = base.model.config.get_text_config().max_position_embeddings
@@ -102,7 +102,7 @@ def _percontrast(model: str) -> Method:
     return find
 
 
-def _judge(judge: Judge) -> Method:
+def _judge(judge: Judge) -> Identifier:
     def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
         with judge.connected() as ask:
             return [

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.arrangement import Capacity, Planned, arrange, urgency
 from server.due import DueUser
 from server.pace import Pace
-from server.plan import Capacity, Planned, arrange, urgency
 
 NIGHT = datetime(2026, 11, 21, 3, tzinfo=UTC)
 # A refresh of n texts takes n seconds.

@@ -1,4 +1,4 @@
-"""What one request is personalized with: the context, the prompt pair and the adapter.
+"""A serving: the context, prompt pair, adapter and engine that one request is answered with.
 
 Chat, completions and PIR requests all start here, so that they choose alike.
 """
@@ -32,7 +32,7 @@ _UNKNOWN_MODEL = 404
 
 
 @dataclass(frozen=True, slots=True)
-class Persona:
+class Serving:
     """How one request is answered: with which prompts, weights and engine.
 
     `adapter` is the user's own version or the population's. `passed_over` is the version that
@@ -102,7 +102,7 @@ class Persona:
         return await ask()
 
 
-class Personas:
+class Servings:
     """Chooses how requests are answered."""
 
     def __init__(
@@ -123,7 +123,7 @@ class Personas:
     @asynccontextmanager
     async def choose(
         self, user: User, messages: Sequence[Message], wish: Personalization
-    ) -> AsyncIterator[Persona]:
+    ) -> AsyncIterator[Serving]:
         """Choose context and adapter, and keep the adapter loaded until the request ends.
 
         Raises:
@@ -146,7 +146,7 @@ class Personas:
             items = [candidate.item for candidate in context]
             prompts = await run_in_threadpool(self._tokenizer.prompts, messages, items)
             passed_over = leased.passed_over
-            yield Persona(user, context, prompts, leased.adapter, engine, base, passed_over)
+            yield Serving(user, context, prompts, leased.adapter, engine, base, passed_over)
         finally:
             if leased.token is not None:
                 # A client that hangs up cancels this task: the lease goes back all the same.
