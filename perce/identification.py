@@ -12,12 +12,13 @@ Here are the measure, word matching and what PIR identifies. PIR itself is
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.metrics import roc_auc_score
 
 from perce.errors import AttuneError
-from perce.pir import TokenPIR
+from perce.pir import PERSONAL_THRESHOLD, TokenPIR
 from perce.spans import Span
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -103,14 +104,29 @@ def by_pir(reply: str, tokens: Sequence[TokenPIR]) -> Identified:
     it. Tokens of nothing but punctuation, symbols or space are never identified: what is
     annotated is words.
     """
-    scored = []
+    return _by_tokens(reply, tokens, [t.pir for t in tokens])
+
+
+def by_surprise(reply: str, tokens: Sequence[TokenPIR]) -> Identified:
+    """Identify the tokens that are unlikely without the user's context, whoever the user is.
+
+    A control: personal words are rarer than others, so surprise alone, -log P without
+    context, finds many of them. Words and tokens are scored as in `by_pir`.
+    """
+    return _by_tokens(reply, tokens, [-t.logprob_without for t in tokens])
+
+
+def _by_tokens(reply: str, tokens: Sequence[TokenPIR], scores: Sequence[float]) -> Identified:
+    words = []
     for start, end in word_spans(reply):
-        own = [t.pir for t in tokens if max(t.start, start) < min(t.end, end)]
-        scored.append(((start, end), sum(own, 0.0)))
-    personal = [
-        (t.start, t.end) for t in tokens if t.personal and _WORD.search(reply, t.start, t.end)
+        of_word = (max(t.start, start) < min(t.end, end) for t in tokens)
+        words.append(((start, end), sum(compress(scores, of_word), 0.0)))
+    identified = [
+        (t.start, t.end)
+        for t, score in zip(tokens, scores, strict=True)
+        if score > PERSONAL_THRESHOLD and _WORD.search(reply, t.start, t.end)
     ]
-    return Identified(tuple(personal), tuple(scored))
+    return Identified(tuple(identified), tuple(words))
 
 
 def measure(

@@ -130,6 +130,29 @@ def test_percontrast_has_the_figures_of_transformers_logits(
         assert figures[name] == pytest.approx(getattr(expected, name)), name
 
 
+def test_controls_are_a_strangers_persona_and_surprise(bench: Bench, tmp_path: Path) -> None:
+    swapped = written(
+        tmp_path, SURF | {"persona": DOG["persona"]}, DOG | {"persona": SURF["persona"]}
+    )
+    exchanged = bench.json(swapped, "--controls")["methods"]
+    own = bench.json(written(tmp_path, SURF, DOG), "--controls")["methods"]
+    assert set(own) == {"word_match", "percontrast", "other_persona", "surprise"}
+
+    def figures(method: dict[str, float]) -> list[float]:
+        return [method[name] for name in sorted(FIGURES - {"seconds"})]
+
+    # Of two people, each is the other's stranger; surprise does not look at who asks.
+    assert figures(own["other_persona"]) == pytest.approx(figures(exchanged["percontrast"]))
+    assert figures(own["other_persona"]) != pytest.approx(figures(own["percontrast"]))
+    assert figures(own["surprise"]) == pytest.approx(figures(exchanged["surprise"]))
+
+
+def test_a_persona_that_all_share_has_no_stranger(bench: Bench, tmp_path: Path) -> None:
+    file = written(tmp_path, SURF, DOG | {"persona": SURF["persona"][:1]})
+    control = bench.json(file, "--controls")["methods"]["other_persona"]
+    assert (control["recall"], control["auroc"]) == (0, 0.5)
+
+
 def test_only_ids_that_start_so_are_taken(bench: Bench, file: Path) -> None:
     figures = bench.json(file, "--only", "surf")["methods"]["word_match"]
     assert figures["recall"] == pytest.approx(1 / 3)

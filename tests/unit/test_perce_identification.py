@@ -7,6 +7,7 @@ from perce.identification import (
     Identified,
     OneKindOfWord,
     by_pir,
+    by_surprise,
     match_words,
     measure,
     occurrences,
@@ -102,6 +103,14 @@ def test_a_leading_space_does_not_reach_into_the_word_before() -> None:
     found = by_pir(DOG, pirs_of(DOG, {"My": 0.0, " dog": 3.0, " barks": 0.0, ".": 0.0}))
     figures = measure([DOG], [[(3, 6)]], [found])
     assert (figures.precision, figures.recall, figures.f1, figures.auroc) == (1, 1, 1, 1)
+
+
+def test_surprise_is_how_unlikely_words_are_whoever_the_user_is() -> None:
+    reply = "At Malibu!"
+    spans, without = [(0, 2), (2, 6), (6, 9), (9, 10)], [-0.5, -3.0, -1.0, -9.0]
+    tokens = token_pirs([1, 2, 3, 4], spans, reply, [0.0, -5.0, -1.0, 0.0], without)
+    found = by_surprise(reply, tokens)
+    assert found == Identified(((2, 6),), (((0, 2), 0.5), ((3, 9), 4.0)))
 
 
 def test_tokens_that_share_a_character_count_each() -> None:

@@ -46,6 +46,10 @@ def pir(
         REFERENCE
     ),
     only: Annotated[str, typer.Option(help="Take only ids that start with this.")] = "",
+    controls: Annotated[
+        bool,
+        typer.Option("--controls", help="Also with a stranger's persona, and by surprise alone."),
+    ] = False,
     judge: Annotated[
         str, typer.Option(metavar="URL", help="LLM as judge, OpenAI-compatible: http://HOST/v1.")
     ] = "",
@@ -61,7 +65,7 @@ def pir(
     if judge and not judge_model:
         raise typer.BadParameter("Name the judge's model too.", param_hint="--judge-model")
     asked = Judge(judge, judge_model, judge_key) if judge else None
-    timed = benchmark.identify(read_annotated(file, only), model, asked)
+    timed = benchmark.identify(read_annotated(file, only), model, asked, controls)
     if as_json:
         typer.echo(benchmark.as_json(timed))
     else:

@@ -3,18 +3,25 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rich.table import Table
 
-from perce.contrasting import Case, contrast_replies
-from perce.identification import Identification, Identified, by_pir, match_words, measure
+from perce.contrasting import Case, Contrasted, contrast_replies
+from perce.identification import (
+    Identification,
+    Identified,
+    by_pir,
+    by_surprise,
+    match_words,
+    measure,
+)
 from perce.judge import judge_messages, judged
 from perce.local_scorer import LocalScorer
 from perce.pir import PERSONAL_THRESHOLD
 from perce.prompt import fact_items
 from scripts.attune.bench.annotated import AnnotatedReply
-from scripts.attune.bench.base import load_base
+from scripts.attune.bench.base import Base, load_base
 from scripts.attune.bench.judge import Judge
 
 Identifier = Callable[[Sequence[AnnotatedReply]], list[Identified]]
@@ -29,14 +36,19 @@ class Timed:
 
 
 def identify(
-    items: Sequence[AnnotatedReply], model: str, judge: Judge | None = None
+    items: Sequence[AnnotatedReply],
+    model: str,
+    judge: Judge | None = None,
+    controls: bool = False,
 ) -> dict[str, Timed]:
-    """Measure word matching, PerContrast and, where given, a judge.
+    """Measure word matching, PerContrast and, where asked for, its controls and a judge.
 
     Args:
         items: Annotated replies.
         model: Name or folder of the model that PerContrast scores with.
         judge: The judge, if any.
+        controls: Measure too what PerContrast must beat to have read the persona: PIR of a
+            stranger's persona, and how unlikely words are without any.
 
     Raises:
         perce.identification.OneKindOfWord: No word is annotated, or every word is.
@@ -45,7 +57,10 @@ def identify(
     """
     # Word matching goes first: what cannot be measured shows before a model is loaded.
     timed = {"word_match": _time(_match, items)}
-    methods = {"percontrast": _percontrast(model)}
+    base = load_base(model)
+    methods = {"percontrast": _percontrast(base)}
+    if controls:
+        methods |= {"other_persona": _other_persona(base), "surprise": _surprise(base)}
     if judge:
         methods["llm_judge"] = _judge(judge)
     return timed | {name: _time(method, items) for name, method in methods.items()}
@@ -82,24 +97,42 @@ def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
     return [match_words(item.persona, item.answer) for item in items]
 
 
-def _percontrast(model: str) -> Identifier:
-    base = load_base(model)
-    scorer = LocalScorer(base.model)
-    longest = base.model.config.get_text_config().max_position_embeddings
-
+def _percontrast(base: Base) -> Identifier:
     def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        cases = [
-            Case(
-                [{"role": "user", "content": item.question}],
-                fact_items(item.persona),
-                item.answer,
-            )
-            for item in items
-        ]
-        scored = contrast_replies(scorer, base.tokenizer, cases, max_length=longest)
-        return [by_pir(item.answer, own.tokens) for item, own in zip(items, scored, strict=True)]
+        return [by_pir(one.reply, one.tokens) for one in _contrasted(base, items)]
 
     return find
+
+
+def _other_persona(base: Base) -> Identifier:
+    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
+        strangers = [replace(item, persona=_stranger(items, at)) for at, item in enumerate(items)]
+        return [by_pir(one.reply, one.tokens) for one in _contrasted(base, strangers)]
+
+    return find
+
+
+def _surprise(base: Base) -> Identifier:
+    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
+        return [by_surprise(one.reply, one.tokens) for one in _contrasted(base, items)]
+
+    return find
+
+
+def _stranger(items: Sequence[AnnotatedReply], at: int) -> tuple[str, ...]:
+    """The next persona that shares no fact with item `at`'s; none where all do."""
+    own = set(items[at].persona)
+    following = (*items[at + 1 :], *items[:at])
+    return next((i.persona for i in following if own.isdisjoint(i.persona)), ())
+
+
+def _contrasted(base: Base, items: Sequence[AnnotatedReply]) -> list[Contrasted]:
+    longest = base.model.config.get_text_config().max_position_embeddings
+    cases = [
+        Case([{"role": "user", "content": item.question}], fact_items(item.persona), item.answer)
+        for item in items
+    ]
+    return contrast_replies(LocalScorer(base.model), base.tokenizer, cases, max_length=longest)
 
 
 def _judge(judge: Judge) -> Identifier:
