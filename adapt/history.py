@@ -17,7 +17,7 @@ from adapt.errors import NothingToLearnError
 from adapt.past import PastText, past_facts
 from adapt.replay import Coverage
 from adapt.voice import ModelVoice
-from perce.retrieval import Encoder
+from perce.retrieval import Encoder, text_of
 from perce.tokens import ChatTokenizer
 from server.store import memory
 from server.store.memory import LoggedReply
@@ -95,7 +95,7 @@ def _embedded(
     # Of another size are vectors of another encoder.
     bare = [row for row, vector in enumerate(known) if vector.shape != queries[0].shape]
     made = (
-        encoder.encode([f"{texts[row].query}\n{texts[row].text}" for row in bare]) if bare else ()
+        encoder.encode([text_of(texts[row].query, texts[row].text) for row in bare]) if bare else ()
     )
     for row, vector in zip(bare, made, strict=True):
         known[row] = vector

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from perce.retrieval import Encoder, Vectors
+from perce.retrieval import Encoder, Vectors, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def past_facts(facts: Iterable[str], encoder: Encoder) -> list[PastFact]:
 def past_texts(texts: Iterable[tuple[int, str, str, float]], encoder: Encoder) -> list[PastText]:
     """Embed a user's texts, each given as its id, query, text and position."""
     rows = list(texts)
-    whole = encoder.encode([f"{query}\n{text}" for _, query, text, _ in rows])
+    whole = encoder.encode([text_of(query, text) for _, query, text, _ in rows])
     queries = encoder.encode([query for _, query, _, _ in rows])
     return [
         PastText(*row, vector, query_vector)

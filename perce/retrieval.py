@@ -63,6 +63,11 @@ def encoder_fingerprint(name: str) -> str:
     return model_fingerprint(name) or PACKAGED
 
 
+def text_of(query: str, text: str) -> str:
+    """Return what is embedded of an earlier text: the request that it answers with it."""
+    return f"{query}\n{text}"
+
+
 class TextIndex:
     """Exact search over one user's vectors."""
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +68,7 @@ def place(source: Path, folder: Path) -> PlacedFiles:
         _sync(folder.parent)
         return placed
     finally:
-        for leftover in (path for path in folder.parent.iterdir() if _belongs_to(path, folder)):
+        for leftover in _hidden_of(folder):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -134,17 +135,18 @@ def first_whole(adapters: Iterable[Adapter]) -> Adapter | None:
 
 
 def delete(folder: Path) -> None:
-    """Delete a version's folder for good, or a user's; one that is gone already is no error."""
-    if not folder.exists():
-        return
+    """Delete a version's folder for good, or a user's; one that is gone already is no error.
+
+    What a deletion that crashed left of it goes too.
+    """
     # Renamed first: a crash in the middle must not leave half a version under its name.
-    trash = _hidden(folder)
-    try:
-        folder.rename(trash)
-    except FileNotFoundError:  # Somebody else deletes it at the same time.
-        return
-    _sync(folder.parent)
-    shutil.rmtree(trash)
+    with suppress(FileNotFoundError):  # It is gone, or somebody else deletes it.
+        folder.rename(_hidden(folder))
+        _sync(folder.parent)
+    for trash in _hidden_of(folder):
+        while trash.exists():
+            with suppress(FileNotFoundError):  # Somebody else deletes it at the same time.
+                shutil.rmtree(trash)
 
 
 def _stage(source: Path, staging: Path) -> PlacedFiles:
@@ -170,8 +172,10 @@ def _hidden(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
 
 
-def _belongs_to(path: Path, folder: Path) -> bool:
-    return path.name.startswith(f".{folder.name}.")
+def _hidden_of(folder: Path) -> list[Path]:
+    """Where a folder is, or was, on its way in or out."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    return [path for path in beside if path.name.startswith(f".{folder.name}.")]
 
 
 def _compare(adapter: Adapter, found: Mapping[str, str]) -> None:

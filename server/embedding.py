@@ -12,7 +12,7 @@ from anyio import CapacityLimiter, move_on_after, to_thread
 from sqlalchemy import bindparam, func, select, union, union_all, update
 from sqlalchemy.orm import Session
 
-from perce.retrieval import Encoder
+from perce.retrieval import Encoder, text_of
 from server.store import encoders
 from server.store.database import Database
 from server.store.tables.people import Fact, User, UserText
@@ -130,4 +130,4 @@ def count_bare(session: Session, user: User) -> int:
 
 
 def _embedded_text(row: Fact | UserText) -> str:
-    return row.text if isinstance(row, Fact) else f"{row.query}\n{row.text}"
+    return row.text if isinstance(row, Fact) else text_of(row.query, row.text)

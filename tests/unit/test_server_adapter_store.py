@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -225,3 +226,12 @@ def test_deleting_what_is_gone_is_no_error(tmp_path: Path) -> None:
     adapter_store.delete(Path(adapter.folder))
     adapter_store.delete(Path(adapter.folder))
     assert list((tmp_path / "adapters" / "u1").iterdir()) == []
+
+
+def test_what_a_crashed_deletion_left_goes_with_the_next(tmp_path: Path) -> None:
+    folder = Path(placed(tmp_path).folder)
+    other = folder.with_name(".v11.0123abcd")
+    shutil.copytree(folder, other)
+    folder.rename(folder.with_name(".v1.0123abcd"))
+    adapter_store.delete(folder)
+    assert list(folder.parent.iterdir()) == [other]
