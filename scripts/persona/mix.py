@@ -29,6 +29,8 @@ class Stage:
             persona_chat, topical: Shares of the examples.
         facts: Fewest and most facts of a person.
         turns: Most questions in one conversation.
+        thorough: Share of the conversations about facts that ask for every fact, however many:
+            one persona is read for several answers.
         passage: Longest passage of a book, in characters; they vary down to a tenth.
     """
 
@@ -46,6 +48,7 @@ class Stage:
     topical: float = 0.0
     facts: tuple[int, int] = (2, 6)
     turns: int = 4
+    thorough: float = 0.0
     passage: int = 1000
 
 
@@ -87,19 +90,20 @@ STAGES = (
 
 _FURTHER = Stage(
     until=0.6,
-    language=0.008,
-    recall=0.006,
-    questions=0.16,
-    following=0.10,
-    plain=0.31,
-    introductions=0.03,
-    topics=0.17,
-    written=0.14,
+    language=0.005,
+    recall=0.01,
+    questions=0.21,
+    following=0.08,
+    plain=0.37,
+    introductions=0.02,
+    topics=0.12,
+    written=0.11,
     writing=0.05,
-    persona_chat=0.03,
-    topical=0.006,
+    persona_chat=0.02,
+    topical=0.005,
     facts=(1, 7),
     turns=8,
+    thorough=0.7,
 )
 FURTHER = (_FURTHER, replace(_FURTHER, until=1.0, facts=(1, 8), passage=7000))
 """For a trained model: more plain facts and conclusions from facts, and less PersonaChat, which is
@@ -143,6 +147,7 @@ class Mix:
         rng = random.Random(f"{self.seed}:{number}")
         facts = rng.randint(*stage.facts)
         passage = rng.randint(stage.passage // 10, stage.passage)
+        turns = facts if rng.random() < stage.thorough else rng.randint(1, stage.turns)
         askers = (
             (stage.questions, self.generator),
             (stage.following, self.following),
@@ -151,10 +156,7 @@ class Mix:
         kinds: list[tuple[float, Callable[[random.Random], Example]]] = [
             (stage.language, partial(self.passages.example, characters=passage)),
             (stage.recall, self.recall.example),
-            *(
-                (share, partial(asks.questions, facts=facts, turns=rng.randint(1, stage.turns)))
-                for share, asks in askers
-            ),
+            *((share, partial(asks.questions, facts=facts, turns=turns)) for share, asks in askers),
             (stage.introductions, partial(self.generator.introduction, facts=facts)),
             (stage.topics, partial(self.topics.example, turns=rng.randint(1, stage.turns))),
             (stage.written, self.written.example),
