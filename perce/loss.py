@@ -29,24 +29,6 @@ def perce_weights(
     return (logprobs_N.detach() - logprobs_without_N.detach()).clamp(clip_min, clip_max)
 
 
-def perce_loss(logprobs_N: Tensor, weights_N: Tensor, normalize: Normalize = "tokens") -> Tensor:
-    """The weighted negative log-likelihood of the reply tokens (eq. 4), in nats per token.
-
-    The formula as the paper writes it, to which tests hold training. Training itself adds up
-    parts of a batch: see `weighted_nll` and `loss_divisor`.
-
-    Args:
-        logprobs_N: Natural-log probabilities with the persona; the gradient flows here.
-        weights_N: From `perce_weights`.
-        normalize: `tokens` divides by the number of tokens, as in the paper; `weights` divides
-            by the weights' sum, so that the loss stays on the scale of cross-entropy.
-
-    Returns:
-        A scalar.
-    """
-    return weighted_nll(logprobs_N, weights_N) / loss_divisor(weights_N, normalize)
-
-
 def weighted_nll(logprobs_N: Tensor, weights_N: Tensor) -> Tensor:
     """The numerator of the loss, in nats: a sum over tokens, so parts of a batch add up."""
     return -(weights_N * logprobs_N).sum()

@@ -18,6 +18,7 @@ from server.store import counters
 from server.store.tables.base import now
 from server.store.tables.people import User, UserText
 from server.store.tables.refreshes import Refresh
+from server.store.text import is_storable
 
 Method = Literal["perce", "ce"]
 Origin = Literal["manual", "nightly", "online"]
@@ -58,7 +59,8 @@ def find_refresh(session: Session, user: User, refresh_id: str) -> Refresh:
     Raises:
         NotFoundError: There is none of this id.
     """
-    refresh = session.get(Refresh, refresh_id)
+    # Not every string can be asked for: PostgreSQL refuses a NUL.
+    refresh = session.get(Refresh, refresh_id) if is_storable(refresh_id) else None
     if refresh is None or refresh.user_id != user.id:
         raise NotFoundError(f"{user.name} has no refresh {refresh_id!r}.")
     return refresh
@@ -91,7 +93,15 @@ def advance(session: Session, refresh_id: str, **values: Any) -> None:  # noqa: 
 
 
 def close(session: Session, refresh_id: str, status: str, **values: Any) -> None:  # noqa: ANN401
-    """End a refresh as `succeeded`, `failed` or `cancelled`, and note it in the user's counters."""
+    """End a refresh as `succeeded`, `failed` or `cancelled`, and note it in the user's counters.
+
+    Only one that succeeded keeps a verdict: the others changed nothing, whatever the gate said.
+    The verdict's reason goes with it; that of a cancelled one is by now why it was cancelled.
+    """
+    if status != "succeeded":
+        values["verdict"] = None
+    if status == "failed":
+        values["reason"] = None
     advance(session, refresh_id, status=status, stage=None, finished_at=now(), **values)
     refresh = session.get(Refresh, refresh_id)
     if refresh is not None:

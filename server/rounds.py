@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from server.refreshes import OPEN
 from server.store.tables.base import now
-from server.store.tables.refreshes import Plan, PlanEntry, Refresh
+from server.store.tables.refreshes import PlanEntry, Refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,6 @@ class RoundProgress:
     running: int
     tokens_per_s: float | None
     seconds_left: float | None
-
-
-def newest_plan(session: Session) -> Plan | None:
-    """Return the plan made last."""
-    return session.scalar(select(Plan).order_by(Plan.id.desc()).limit(1))
 
 
 def round_progress(session: Session, plan_id: int, at: datetime | None = None) -> RoundProgress:

@@ -249,7 +249,7 @@ class VerifyRequest(Strict):
     """Which adapters to check: one user's, or a page of all users', behind `after`."""
 
     user: str | None = None
-    after: int = Field(0, ge=0)
+    after: int = Field(0, ge=0, lt=2**31)
     repair: bool = False
 
 

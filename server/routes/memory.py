@@ -6,13 +6,14 @@ from typing import IO, Any
 
 from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 
 from server.context import shown
 from server.errors import TooLargeError
 from server.history import MAX_BYTES, read_history
 from server.online import texts_arrived
 from server.routes.depends import Parts, PathUser
-from server.routes.views import fact_view, text_view
+from server.routes.views import FACT_COLUMNS, TEXT_COLUMNS, fact_view, text_view
 from server.schemas import FactRequest
 from server.services import Services
 from server.store import memory
@@ -27,7 +28,8 @@ _IN_MEMORY = 2**20
 def list_facts(user: PathUser, parts: Parts) -> dict[str, Any]:
     """List the user's facts."""
     with parts.database.read() as session:
-        return {"object": "list", "data": [fact_view(f) for f in memory.facts(session, user)]}
+        facts = memory.facts(session, user, *FACT_COLUMNS)
+    return {"object": "list", "data": [fact_view(fact) for fact in facts]}
 
 
 @router.post("/facts", status_code=201)
@@ -45,10 +47,12 @@ def remove_fact(fact_id: int, user: PathUser, parts: Parts) -> None:
 
 
 @router.get("/history")
-def list_history(user: PathUser, parts: Parts) -> dict[str, Any]:
+def list_history(user: PathUser, parts: Parts) -> JSONResponse:
     """List the user's texts, oldest first."""
     with parts.database.read() as session:
-        return {"object": "list", "data": [text_view(t) for t in memory.texts(session, user)]}
+        texts = memory.texts(session, user, *TEXT_COLUMNS)
+    # Its bytes are made here, in a thread, and not by FastAPI on the event loop.
+    return JSONResponse({"object": "list", "data": [text_view(text) for text in texts]})
 
 
 @router.post("/history")

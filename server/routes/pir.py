@@ -22,6 +22,7 @@ from server.services import Services
 from server.servings import check_contrast
 from server.store import memory
 from server.store.tables.people import Interaction
+from server.store.users import lock_person
 from server.text_check import check_text
 
 router = APIRouter(prefix="/v1")
@@ -49,7 +50,7 @@ async def pir(request: PirRequest, parts: Parts, caller: Caller) -> dict[str, An
         "context": shown(kept),
         "cut": {"items": len(cut.items), "tokens": cut.tokens},
         "reply": await run_in_threadpool(parts.tokenizer.decode, reply_ids),
-        **explanation.to_json(),
+        **await run_in_threadpool(explanation.to_json),
     }
 
 
@@ -59,7 +60,10 @@ def feedback(
 ) -> dict[str, Any]:
     """Keep what the user thinks of a reply; a liked or edited one becomes a text of the user."""
     user = acting_user(parts, caller, request.user)
+    check_text("The edit has", [request.edited], parts.settings.max_message_chars)
     with parts.database.write() as session:
+        # First, as an erasure does: each would wait for what the other has locked.
+        lock_person(session, user)
         interaction = session.get(Interaction, request.id)
         # Whose reply it is else, or that there is one, is nobody's business.
         if interaction is None or interaction.user_id != user.id:

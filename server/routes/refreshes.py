@@ -6,14 +6,16 @@ from typing import Any
 from fastapi import APIRouter
 
 from perce.errors import AttuneError
+from server import plans
 from server.cancellation import cancel_refresh
 from server.errors import NotFoundError
-from server.refreshes import close, find_refresh, list_refreshes, open_refresh
-from server.rounds import newest_plan, round_progress
+from server.refreshes import advance, find_refresh, list_refreshes, open_refresh
+from server.rounds import round_progress
 from server.routes.depends import Admin, Parts, PathOwner
 from server.routes.views import refresh_view
 from server.schemas import RefreshRequest
 from server.services import Services
+from server.store.tables.base import now
 from server.store.tables.refreshes import Refresh
 
 router = APIRouter(prefix="/v1")
@@ -55,7 +57,7 @@ def cancel(refresh_id: str, user: PathOwner, parts: Parts) -> dict[str, Any]:
 def progress(parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Show how the newest round stands: users done, tokens per second, time left."""
     with parts.database.read() as session:
-        plan = newest_plan(session)
+        plan = plans.latest(session)
         if plan is None:
             raise NotFoundError("No round has run yet: start one with `attune schedule run-now`.")
         stands = asdict(round_progress(session, plan.id))
@@ -70,10 +72,11 @@ def progress(parts: Parts, _admin: Admin) -> dict[str, Any]:
 
 
 def hand_over(parts: Services, opened: Refresh) -> None:
-    """Hand a refresh to the workers; one that cannot be handed over is closed as failed."""
+    """Hand a refresh to the workers; one that cannot be handed over has failed."""
     try:
         parts.jobs.refresh([opened.id], opened.workflow_id or opened.id)
     except AttuneError as error:
         with parts.database.write() as session:
-            close(session, opened.id, "failed", error=str(error))
+            # Not closed: nothing was tried, so the user stays as due as before.
+            advance(session, opened.id, status="failed", finished_at=now(), error=str(error))
         raise

@@ -61,7 +61,7 @@ async def run_now(parts: Parts, _admin: Admin) -> dict[str, Any]:
 def show_plan(
     parts: Parts,
     _admin: Admin,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = _SHOWN,
 ) -> dict[str, Any]:
     """Show the newest plan with a part of its entries: those behind the rank `after`."""

@@ -6,13 +6,15 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import select
+from fastapi.responses import JSONResponse
 
 from server import adapter_store, erasure, permissions, registry, swap
 from server.errors import JobsUnavailableError
 from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Caller, Parts, PathUser
 from server.routes.views import (
+    FACT_COLUMNS,
+    TEXT_COLUMNS,
     adapter_views,
     conversation_view,
     fact_view,
@@ -25,10 +27,21 @@ from server.services import Services
 from server.store import memory
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import Interaction, User
-from server.store.users import add_user, audit_subject, erase_user, summarize
+from server.store.users import add_user, audit_subject, erase_user, lock_person, summarize
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/users")
+# Those that the view shows: ids and logprobs of all tokens stay in the store.
+_INTERACTION_COLUMNS = (
+    Interaction.id,
+    Interaction.created_at,
+    Interaction.messages,
+    Interaction.reply,
+    Interaction.adapter,
+    Interaction.context,
+    Interaction.feedback,
+    Interaction.edited,
+)
 
 
 @router.post("", status_code=201)
@@ -69,29 +82,31 @@ def change(
         caller.require_admin()
     with parts.database.write() as session:
         lost = permissions.change(session, user, request.consent, request.shares)
+        # Last, since refreshes are locked before users; it takes the change back.
+        lock_person(session, user)
         view = user_view(summarize(session, user.name)[0])
     afterwards.add_task(_ask_for_drains, parts, lost)
     return view
 
 
 @router.get("/{user}/export")
-def export(user: PathUser, parts: Parts) -> dict[str, Any]:
+def export(user: PathUser, parts: Parts) -> JSONResponse:
     """Give out all that is kept of a user."""
     with parts.database.read() as session:
-        interactions = session.scalars(
-            select(Interaction)
-            .where(Interaction.user_id == user.id)
-            .order_by(Interaction.created_at)
-        )
-        return {
+        facts = memory.facts(session, user, *FACT_COLUMNS)
+        texts = memory.texts(session, user, *TEXT_COLUMNS)
+        interactions = memory.interactions(session, user, *_INTERACTION_COLUMNS)
+        kept = {
             **user_view(summarize(session, user.name)[0]),
-            "facts": [fact_view(fact) for fact in memory.facts(session, user)],
-            "history": [text_view(text) for text in memory.texts(session, user)],
+            "facts": [fact_view(fact) for fact in facts],
+            "history": [text_view(text) for text in texts],
             "conversations": [conversation_view(c) for c in memory.conversations(session, user)],
             "interactions": [_interaction_view(row) for row in interactions],
             "adapters": adapter_views(session, registry.versions(session, user)),
             "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
         }
+    # Its bytes are made here, in a thread, and not by FastAPI on the event loop.
+    return JSONResponse(kept)
 
 
 @router.delete("/{user}")

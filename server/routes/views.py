@@ -12,6 +12,10 @@ from server.store.tables.people import Conversation, Fact, User, UserText
 from server.store.tables.refreshes import Refresh
 from server.store.users import UserSummary
 
+FACT_COLUMNS = (Fact.id, Fact.text, Fact.created_at)
+TEXT_COLUMNS = (UserText.id, UserText.query, UserText.text, UserText.time, UserText.source)
+"""What the views show: vectors stay in the store."""
+
 
 def user_view(summary: UserSummary) -> dict[str, Any]:
     """Show a user."""

@@ -8,20 +8,24 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy.orm import QueryableAttribute, Session, load_only
 
 from server.errors import BadRequestError, NotFoundError
 from server.store import counters
 from server.store.database import ROWS_AT_ONCE, Database
 from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
 from server.store.text import UNSTORABLE, is_storable
+from server.store.users import lock_person
 
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000
 _BATCH = 1000
+# Ids that a column can hold: PostgreSQL refuses all others, even to compare with.
+_IDS = range(1, 2**31)
+_Row = TypeVar("_Row", Fact, UserText, Interaction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,11 @@ def add_fact(session: Session, user: User, text: str) -> Fact:
 
     Raises:
         BadRequestError: The fact is empty.
+        UnknownUserError, ConflictError: The user is erased; see `lock_person`.
     """
     if not text.strip():
         raise BadRequestError("A fact cannot be empty: send {'text': '...'}.")
+    lock_person(session, user)
     fact = Fact(user_id=user.id, text=text.strip())
     session.add(fact)
     _touch(session, user)
@@ -70,18 +76,19 @@ def remove_fact(session: Session, user: User, fact_id: int) -> None:
 
     Raises:
         NotFoundError: The user has no such fact.
+        UnknownUserError, ConflictError: The user is erased; see `lock_person`.
     """
-    found = session.execute(
-        delete(Fact).where(Fact.user_id == user.id, Fact.id == fact_id).returning(Fact.id)
-    ).first()
-    if found is None:
+    lock_person(session, user)
+    removal = delete(Fact).where(Fact.user_id == user.id, Fact.id == fact_id).returning(Fact.id)
+    if fact_id not in _IDS or session.execute(removal).first() is None:
         raise NotFoundError(f"{user.name} has no fact {fact_id}: list them with `facts list`.")
     _touch(session, user)
 
 
-def facts(session: Session, user: User) -> Sequence[Fact]:
-    """Return the user's facts, oldest first."""
-    return session.scalars(select(Fact).where(Fact.user_id == user.id).order_by(Fact.id)).all()
+def facts(session: Session, user: User, *columns: QueryableAttribute[Any]) -> Sequence[Fact]:
+    """Return the user's facts, oldest first; where columns are named, with those alone."""
+    query = select(Fact).where(Fact.user_id == user.id).order_by(Fact.id)
+    return session.scalars(_with(query, columns)).all()
 
 
 def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
@@ -92,7 +99,9 @@ def add_texts(session: Session, user: User, new: Iterable[NewText]) -> int:
 
     Raises:
         BadRequestError: A text cannot be stored: it holds a NUL, or half a character.
+        UnknownUserError, ConflictError: The user is erased; see `lock_person`.
     """
+    lock_person(session, user)
     at = counters.turn(session, user.id)
     added = 0
     given = list(new)
@@ -154,11 +163,19 @@ def conversations(session: Session, user: User) -> Sequence[Conversation]:
     ).all()
 
 
-def texts(session: Session, user: User) -> Sequence[UserText]:
-    """Return the user's texts, oldest first."""
-    return session.scalars(
-        select(UserText).where(UserText.user_id == user.id).order_by(UserText.position, UserText.id)
-    ).all()
+def texts(session: Session, user: User, *columns: QueryableAttribute[Any]) -> Sequence[UserText]:
+    """Return the user's texts, oldest first; where columns are named, with those alone."""
+    mine = select(UserText).where(UserText.user_id == user.id)
+    query = mine.order_by(UserText.position, UserText.id)
+    return session.scalars(_with(query, columns)).all()
+
+
+def interactions(
+    session: Session, user: User, *columns: QueryableAttribute[Any]
+) -> Sequence[Interaction]:
+    """Return the user's chat turns, oldest first; where columns are named, with those alone."""
+    query = select(Interaction).where(Interaction.user_id == user.id)
+    return session.scalars(_with(query.order_by(Interaction.created_at), columns)).all()
 
 
 def logged_replies(session: Session, user: User) -> list[LoggedReply]:
@@ -188,6 +205,10 @@ def last_query(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return what the user asked last in a logged conversation, empty if it was not text."""
     queries = [m.get("content") for m in messages if m["role"] == "user"]
     return queries[-1] if queries and isinstance(queries[-1], str) else ""
+
+
+def _with(query: Select[_Row], columns: Sequence[QueryableAttribute[Any]]) -> Select[_Row]:
+    return query.options(load_only(*columns, raiseload=True)) if columns else query
 
 
 def _checked(new: NewText) -> NewText:

@@ -38,6 +38,8 @@ from server.store.tables.refreshes import Refresh
 Role = Literal["user", "service", "admin"]
 CONTENT_ERASED = "erase content"
 """The audit's word for a user's texts having been erased; the subject is `audit_subject`."""
+ERASED = "erased"
+"""The kind of a person whose content was erased: the row waits for files that are in use."""
 _Owned = Fact | UserText | Interaction | Adapter
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
@@ -102,7 +104,13 @@ def require_consent(name: str, consent: bool, shares: bool) -> None:
 
 
 def add_key(session: Session, role: Role, user: User | None = None) -> str:
-    """Make a key for a role, and return it: it cannot be read back later."""
+    """Make a key for a role, and return it: it cannot be read back later.
+
+    Raises:
+        UnknownUserError, ConflictError: The user is erased; see `lock_person`.
+    """
+    if user is not None:
+        lock_person(session, user)
     key = f"attune-{secrets.token_hex(20)}"
     session.add(ApiKey(digest=digest(key), role=role, user_id=user.id if user else None))
     session.flush()
@@ -126,9 +134,31 @@ def find_user(session: Session, name: str) -> User:
     return user
 
 
-def lock_user(session: Session, user_id: int) -> None:
-    """Let one writing transaction at a time go on for a user; SQLite has one writer anyway."""
-    session.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
+def lock_user(session: Session, user_id: int) -> str | None:
+    """Let one writing transaction at a time go on for a user; SQLite has one writer anyway.
+
+    Returns:
+        The user's kind, or None if the user is gone.
+    """
+    query = select(User.kind).where(User.id == user_id)
+    return session.scalar(query.with_for_update(key_share=True))
+
+
+def lock_person(session: Session, user: User) -> None:
+    """Lock a person of whom something is to be kept, before anything else of theirs is locked.
+
+    Raises:
+        UnknownUserError: The person is gone.
+        ConflictError: Their erasure has begun: nothing more is kept.
+    """
+    kind = lock_user(session, user.id)
+    if kind is None:
+        raise UnknownUserError(user.name)
+    if kind == ERASED:
+        raise ConflictError(
+            f"{user.name} is being erased, so nothing more is kept of them: to finish it, send "
+            f"`attune users erase {user.name}` again."
+        )
 
 
 def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
@@ -140,7 +170,7 @@ def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
         .where(Adapter.user_id == User.id, Adapter.state == "active")
         .scalar_subquery()
     )
-    query = select(User, facts, texts, active).where(User.kind == "person").order_by(User.name)
+    query = select(User, facts, texts, active).where(User.name != POPULATION).order_by(User.name)
     if name is not None:
         query = query.where(User.name == name)
     return [
@@ -159,6 +189,7 @@ def summarize(session: Session, name: str | None = None) -> list[UserSummary]:
 
 def revoke_keys(session: Session, user: User) -> None:
     """Make all keys of a user worthless."""
+    lock_user(session, user.id)
     session.execute(delete(ApiKey).where(ApiKey.user_id == user.id))
 
 
@@ -188,6 +219,7 @@ def erase_content(session: Session, user: User) -> dict[str, int]:
         update(User)
         .where(User.id == user.id)
         .values(
+            kind=ERASED,
             consent=False,
             shares=False,
             text_count=0,

@@ -1,18 +1,30 @@
 """Erasing a user: what goes at once, and what races with it; on SQLite and PostgreSQL."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from fastapi import BackgroundTasks
 from population_versions import PopulationVersions
 from simultaneous import at_once
 
 from adapt.claims import Claims
 from server import erasure, pointer, population, refreshes
-from server.errors import UnprocessableError
+from server.auth import Principal
+from server.errors import ConflictError, UnprocessableError
+from server.routes.pir import feedback
+from server.schemas import FeedbackRequest
+from server.services import Services
+from server.settings import Settings
+from server.store import memory
 from server.store.database import Database
 from server.store.tables.adapters import Adapter
-from server.store.tables.people import User
+from server.store.tables.people import Interaction, User
 from server.store.tables.refreshes import Refresh
+from server.store.users import lock_user
 
 
 @pytest.fixture
@@ -70,3 +82,43 @@ def test_erasures_and_activations_at_once_leave_nothing_that_answers(
 
         at_once([activate, erase])
         assert made.states(user) == ["withdrawn"]
+
+
+def feed_back(database: Database, user: User, home: Path) -> None:
+    parts = cast(Services, SimpleNamespace(database=database, settings=Settings(home=home)))
+    request = FeedbackRequest(id="reply", feedback="up")
+    feedback(request, parts, Principal("user", user.name), BackgroundTasks())
+
+
+def forget_a_fact(database: Database, user: User, _home: Path) -> None:
+    with database.read() as session:
+        (fact,) = memory.facts(session, user)
+    with database.write() as session:
+        memory.remove_fact(session, user, fact.id)
+
+
+@pytest.mark.parametrize("change", [feed_back, forget_a_fact])
+def test_who_changes_what_an_erasure_deletes_waits_for_it_and_is_refused(
+    database: Database,
+    made: PopulationVersions,
+    tmp_path: Path,
+    change: Callable[[Database, User, Path], None],
+) -> None:
+    user = made.person("mina")
+    with database.write() as session:
+        memory.add_fact(session, user, "I bake.")
+        session.add(
+            Interaction(
+                id="reply", user_id=user.id, messages=[], reply="r",
+                prompt_token_ids=[], token_ids=[], logprobs=[], context=[],
+            )
+        )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            lock_user(session, user.id)
+            changing = pool.submit(change, database, user, tmp_path)
+            # By then it has locked whatever it locks first.
+            wait([changing], timeout=0.5)
+            erasure.begin(session, user)
+        with pytest.raises(ConflictError, match="is being erased"):
+            changing.result()

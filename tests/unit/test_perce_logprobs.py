@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from perce.logprobs import reply_logprobs, target_logprobs
-from perce.loss import perce_loss, perce_weights
+from perce.loss import loss_divisor, perce_weights, weighted_nll
 
 PROMPTS = [[5, 9, 200, 31], [7], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
 REPLIES = [[40, 41, 42], [50, 60, 70, 80, 90, 2], [33]]
@@ -110,7 +110,8 @@ def test_perce_with_unit_clips_equals_cross_entropy(tiny_model: PreTrainedModel)
     expected = torch.nn.functional.cross_entropy(
         torch.cat(logits), torch.tensor([token for reply in REPLIES for token in reply])
     )
-    loss = perce_loss(logprobs, perce_weights(logprobs, without, 1.0, 1.0))
+    weights = perce_weights(logprobs, without, 1.0, 1.0)
+    loss = weighted_nll(logprobs, weights) / loss_divisor(weights)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
@@ -135,8 +136,10 @@ def test_weights_equal_a_numpy_computation(tiny_model: PreTrainedModel) -> None:
 
 def test_the_loss_is_eq_4_under_both_normalizations() -> None:
     logprobs, weights = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([0.8, 2.0, 5.0])
-    assert perce_loss(logprobs, weights).item() == pytest.approx((0.8 + 4 + 15) / 3)
-    assert perce_loss(logprobs, weights, normalize="weights").item() == pytest.approx(19.8 / 7.8)
+    nll = weighted_nll(logprobs, weights).item()
+    assert nll == pytest.approx(0.8 + 4 + 15)
+    assert nll / loss_divisor(weights) == pytest.approx(19.8 / 3)
+    assert nll / loss_divisor(weights, "weights") == pytest.approx(19.8 / 7.8)
 
 
 def test_the_gradient_is_that_of_fixed_weights_by_finite_differences(
@@ -150,7 +153,7 @@ def test_the_gradient_is_that_of_fixed_weights_by_finite_differences(
             without = torch.cat(reply_logprobs(model, without_prompts, REPLIES))
         logprobs = torch.cat(reply_logprobs(model, PROMPTS, REPLIES))
         weights = perce_weights(logprobs, without, 0.8, 5.0) if fixed is None else fixed
-        return perce_loss(logprobs, weights), weights
+        return weighted_nll(logprobs, weights) / loss_divisor(weights), weights
 
     value, weights = loss()
     assert not weights.requires_grad

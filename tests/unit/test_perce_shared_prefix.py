@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from paper_loss import perce_loss
 from persona_examples import (
     EXAMPLES,
     FULL,
@@ -17,7 +18,7 @@ from persona_examples import (
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from perce.logprobs import reply_logprobs
-from perce.loss import perce_loss, perce_weights
+from perce.loss import perce_weights
 from perce.model import load_model
 from perce.shared_prefix import Branch, PrefixGroup, group_logprobs, shared_logprobs
 

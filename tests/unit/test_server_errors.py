@@ -68,7 +68,12 @@ BAD_REQUESTS: list[tuple[Callable[[TestClient], Response], int, str]] = [
     (lambda g: g.post("/v1/users/mina/facts", json={"text": " "}), 400, "empty"),
     (lambda g: g.delete("/v1/users/mina/facts/999"), 404, "no fact 999"),
     (lambda g: g.post("/v1/users/mina/adapters/rollback", json={}), 409, "nothing to roll back"),
+    (lambda g: g.delete(f"/v1/users/mina/facts/{2**64}"), 404, "no fact"),
     (lambda g: g.get("/v1/users/mina/refreshes/none"), 404, "no refresh"),
+    (lambda g: g.get("/v1/users/mina/refreshes/%00"), 404, "no refresh"),
+    (lambda g: g.post("/v1/users/mina/refreshes/%00/cancel"), 404, "no refresh"),
+    (lambda g: g.get("/v1/schedule/plan", params={"after": 2**31}), 400, "after"),
+    (lambda g: g.post("/v1/adapters/verify", json={"after": 2**31}), 400, "after"),
     (lambda g: g.get("/v1/nothing"), 404, "Not Found"),
 ]
 

@@ -72,8 +72,27 @@ def test_the_newest_round_s_progress_is_for_admins(
         session.get_one(Refresh, refresh).plan_id = plan.id
     shown = gateway.get("/v1/schedule/progress").json()
     assert (shown["users"], shown["done"], shown["summary"]) == (1, 0, {"due": 1})
+    with services.database.write() as session:
+        session.add(Plan(run="a plan that is still being written"))
+    assert gateway.get("/v1/schedule/progress").json() == shown
     stranger = {"Authorization": "Bearer attune-nobody"}
     assert gateway.get("/v1/schedule/progress", headers=stranger).status_code == 401
+
+
+def test_a_refresh_that_no_worker_was_told_of_leaves_the_user_as_due_as_before(
+    services: Services, gateway: TestClient
+) -> None:
+    with services.database.write() as session:
+        find_user(session, "mina").waiting_since = waiting = now()
+    # No worker has made the job queue yet.
+    answer = gateway.post("/v1/users/mina/refreshes", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "jobs_unavailable")
+    (listed,) = gateway.get("/v1/users/mina/refreshes").json()["data"]
+    assert (listed["status"], listed["error"]) == ("failed", answer.json()["error"]["message"])
+    assert listed["finished_at"] is not None
+    with services.database.read() as session:
+        user = find_user(session, "mina")
+    assert (user.last_refresh_at, user.waiting_since) == (None, waiting)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,7 +6,7 @@ from server import backoff
 from server.cancellation import cancel_refresh
 from server.errors import ConflictError, NotFoundError
 from server.refreshes import close, open_refresh
-from server.rounds import newest_plan, round_progress
+from server.rounds import round_progress
 from server.store import memory
 from server.store.database import Database
 from server.store.memory import NewText
@@ -34,7 +34,6 @@ def test_a_round_counts_how_its_refreshes_stand(database: Database) -> None:
         ("queued", None),
     ]
     with database.write() as session:
-        assert newest_plan(session) is None
         plan = Plan(run="night")
         session.add(plan)
         session.flush()
@@ -88,7 +87,7 @@ def test_a_running_refresh_is_asked_to_end(database: Database, user: User) -> No
         assert (asked.status, asked.cancel_requested) == ("running", True)
 
 
-@pytest.mark.parametrize("stage", ["publish", "warm", "activate", "drain"])
+@pytest.mark.parametrize("stage", ["publish", "warm", "activate"])
 def test_what_is_being_published_is_not_cancelled(
     database: Database, user: User, stage: str
 ) -> None:

@@ -15,8 +15,9 @@ POPULATION = "@population"
 class User(Base):
     """One person whom the model answers in that person's own way.
 
-    `kind` is `person`, or `population` for the one row that owns the adapter trained on the
-    texts of all who share theirs: it has versions and refreshes, and nothing else.
+    `kind` is `person`, or `erased` from the erasure of a person's content until the row goes. It
+    is `population` for the one row that owns the adapter trained on the texts of all who share
+    theirs: that has versions and refreshes, and nothing else.
     """
 
     __tablename__ = "users"
