@@ -1,10 +1,11 @@
-"""A chat turn: persona context → prompt pair → adapter → engine → PIR → log.
+"""A chat turn: persona context → prompt pair → adapter → engine → log → PIR.
 
 Streamed and whole replies take the same way; nothing of the store stays open while the
 engine generates.
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
@@ -23,6 +24,7 @@ from server.settings import Settings
 from server.store import counters
 from server.store.database import Database
 from server.store.tables.people import Interaction, User
+from server.store.users import ERASED, lock_user
 from server.text_check import check_text
 
 # The papers' sampling: at most 512 new tokens.
@@ -62,8 +64,8 @@ class Chat:
             response = await serving.post(_PATH, body)
             reply = Reply()
             reply.add(response)
+            await run_in_threadpool(self._log, user, request, messages, serving, reply)
             extension = await self._extension(request, serving, inputs, prompt, reply)
-        await run_in_threadpool(self._log, user, request, messages, serving, reply)
         response["model"] = request.model or serving.base.name
         response["personalization"] = extension
         return strip(response, request.logprobs)
@@ -78,17 +80,19 @@ class Chat:
         async with self._servings.choose(user, messages, request.personalization) as serving:
             prompt, body = await run_in_threadpool(self._engine_request, request, serving, inputs)
             reply, held = Reply(), list[dict[str, Any]]()
-            async for chunk in serving.stream(_PATH, body):
-                reply.add(chunk)
-                chunk["model"] = request.model or serving.base.name
-                strip(chunk, request.logprobs)
-                if held or _ends(chunk):
-                    # What comes after the text waits for the PIR, which goes with the last chunk.
-                    held.append(chunk)
-                else:
-                    yield chunk
+            async with aclosing(serving.stream(_PATH, body)) as chunks:
+                async for chunk in chunks:
+                    reply.add(chunk)
+                    chunk["model"] = request.model or serving.base.name
+                    strip(chunk, request.logprobs)
+                    if held or reply.complete:
+                        # What comes after the text waits for the PIR, which goes with the last
+                        # chunk.
+                        held.append(chunk)
+                    else:
+                        yield chunk
+            await run_in_threadpool(self._log, user, request, messages, serving, reply)
             extension = await self._extension(request, serving, inputs, prompt, reply)
-        await run_in_threadpool(self._log, user, request, messages, serving, reply)
         if held:
             held[-1]["personalization"] = extension
         for chunk in held:
@@ -109,22 +113,23 @@ class Chat:
         self, request: ChatRequest, serving: Serving, inputs: TemplateInputs
     ) -> tuple[list[int], dict[str, Any]]:
         """Return the prompt, and the engine's request: ours removed, ids and logprobs asked for."""
+        most = serving.base.max_length
         if request.personalization.pir:
             check_contrast(
                 request.personalization.contrast, request.personalization, serving.adapter
             )
+            most -= 1  # PIR has prompt and reply scored, and the engine generates a token behind
         prompt = self._tokenizer.prompt_ids(serving.prompts.with_persona, inputs)
-        room = serving.base.max_length - len(prompt)
+        room = most - len(prompt)
         if room < 1:
             raise BadRequestError(
                 f"The prompt has {len(prompt):,} tokens and the model takes "
-                f"{serving.base.max_length:,}, reply included: shorten the conversation."
+                f"{most:,}, reply included: shorten the conversation."
             )
         body = request.model_dump(exclude_unset=True, exclude=_NOT_PASSED_ON)
-        if request.max_tokens is None and request.max_completion_tokens is None:
-            body["max_tokens"] = min(DEFAULT_MAX_TOKENS, room)
         return prompt, {
             **body,
+            **_limits(request, room),
             "model": serving.model,
             "messages": list(serving.prompts.with_persona),
             **({} if inputs.tools is None else {"tools": inputs.tools}),
@@ -159,7 +164,7 @@ class Chat:
             explanation = await self._explainer.explain(
                 serving, ids, wish.contrast, logprobs, inputs
             )
-            extension |= explanation.to_json()
+            extension |= await run_in_threadpool(explanation.to_json)
         return extension
 
     def _explainable(self, prompt: list[int], reply: Reply) -> tuple[list[int], list[float]]:
@@ -204,11 +209,18 @@ class Chat:
                 )
 
 
-def _ends(chunk: dict[str, Any]) -> bool:
-    """Tell whether the reply's text is complete: a finish reason, or usage without choices."""
-    return not chunk["choices"] or any(c.get("finish_reason") for c in chunk["choices"])
+def _limits(request: ChatRequest, room: int) -> dict[str, int]:
+    """Return the fields that tell the engine how many tokens a reply may have."""
+    fields = {
+        "max_tokens": request.max_tokens,
+        "max_completion_tokens": request.max_completion_tokens,
+    }
+    asked = {name: most for name, most in fields.items() if most is not None}
+    if request.personalization.pir:
+        asked = {name: min(most, room) for name, most in asked.items()}
+    return asked or {"max_tokens": min(DEFAULT_MAX_TOKENS, room)}
 
 
 def _still_there(session: Session, user: User) -> bool:
-    """A user who was erased while the reply was generated leaves no trace."""
-    return session.get(User, user.id) is not None
+    """A user whose erasure began while the reply was generated leaves no trace."""
+    return lock_user(session, user.id) not in (None, ERASED)

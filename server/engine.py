@@ -5,7 +5,7 @@ vLLM 0.32; which adapter version a request uses is `server.registry`'s business.
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Engine:
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             limits=httpx.Limits(max_connections=None),
             transport=transport,
+            trust_env=False,  # engines are on loopback or a private network, behind no proxy
         )
 
     async def close(self) -> None:
@@ -88,7 +89,7 @@ class Engine:
         """
         return await self._json("POST", path, body)
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """POST a request with `"stream": true` and yield the chunks.
 
         Raises:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fastapi.concurrency import run_in_threadpool
+
 from perce.contrasting import Case, contrast_replies_async
 from perce.cutting import Cut
 from perce.pir import Contrast, TokenPIR
@@ -64,7 +66,8 @@ class Explainer:
             inputs: What the template is given besides the conversation.
 
         Raises:
-            EngineUnavailableError, EngineRefusedError: The engine could not score.
+            EngineAsleepError, EngineUnavailableError, EngineRefusedError: The engine could not
+                score.
             perce.cutting.PromptTooLong: The conversation does not fit even without persona.
         """
         case = Case(
@@ -81,5 +84,5 @@ class Explainer:
             contrast,
             serving.base.max_length - 1,  # the engine generates a token behind what it scores
         )
-        words = word_pirs(scored.reply, scored.tokens)
+        words = await run_in_threadpool(word_pirs, scored.reply, scored.tokens)
         return Explanation(contrast, scored.tokens, words, scored.cut)

@@ -48,8 +48,20 @@ class Naps:
         for engine in order:
             if engine.url not in until:
                 return engine
-        back = min(until[engine.url] for engine in order)
-        raise EngineAsleepError(max(1, math.ceil((back - now()).total_seconds())))
+        raise _asleep(min(until[engine.url] for engine in order))
+
+    def check(self, engines: Sequence[Engine]) -> None:
+        """Refuse what needs all of some engines while one of them sleeps.
+
+        A request waits until the engine wakes; an adapter that is loaded meanwhile may kill it.
+
+        Raises:
+            EngineAsleepError: One of them sleeps.
+        """
+        until = self._look()
+        asleep = [until[engine.url] for engine in engines if engine.url in until]
+        if asleep:
+            raise _asleep(max(asleep))
 
     def _look(self) -> dict[str, datetime]:
         with self._lock:
@@ -59,6 +71,10 @@ class Naps:
                 self._until = {url: until for url, until in rows}
                 self._looked = time.monotonic()
             return self._until
+
+
+def _asleep(until: datetime) -> EngineAsleepError:
+    return EngineAsleepError(max(1, math.ceil((until - now()).total_seconds())))
 
 
 def note_nap(session: Session, urls: Sequence[str], worker: str, until: datetime) -> None:

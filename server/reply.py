@@ -1,7 +1,7 @@
 """A reply as it comes back from the engine: its text, token ids and logprobs.
 
-Built from a whole response or chunk by chunk. Only the first choice is kept: it is the
-one that is logged and explained.
+Built from a whole response or chunk by chunk. Of several choices only the first is kept: it
+is the one that is logged and explained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,19 @@ class Reply:
     prompt_token_ids: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    _running: set[int] = field(default_factory=set, init=False, repr=False)
 
     def add(self, part: Mapping[str, Any]) -> None:
         """Take in a response or a chunk of a stream."""
         self.id = part["id"]
-        self.prompt_token_ids += part.get("prompt_token_ids") or []
+        # They come once with each choice.
+        if not self.prompt_token_ids:
+            self.prompt_token_ids = part.get("prompt_token_ids") or []
         for choice in part["choices"]:
+            if choice.get("finish_reason"):
+                self._running.discard(choice["index"])
+            else:
+                self._running.add(choice["index"])
             if choice["index"] != 0:
                 continue
             message = choice.get("message") or choice.get("delta") or {}
@@ -36,6 +43,14 @@ class Reply:
             self.token_ids += choice.get("token_ids") or []
             scored = (choice.get("logprobs") or {}).get("content") or []
             self.logprobs += [float(token["logprob"]) for token in scored]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text of every choice is: in a stream only usage may follow.
+
+        The engine opens all choices before it sends text of any.
+        """
+        return not self._running
 
     def shown(self, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[float]]:
         """Return ids and logprobs of the tokens that show in the text.

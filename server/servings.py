@@ -3,8 +3,8 @@
 Chat, completions and PIR requests all start here, so that they choose alike.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from server.store.tables.adapters import Adapter
 from server.store.tables.people import User
 
 T = TypeVar("T")
+_Chunks = AsyncGenerator[dict[str, Any]]
 _UNKNOWN_MODEL = 404
 
 
@@ -36,7 +37,8 @@ class Serving:
     """How one request is answered: with which prompts, weights and engine.
 
     `adapter` is the user's own version or the population's. `passed_over` is the version that
-    would have answered if its files were not damaged.
+    would have answered if its files were not damaged. `naps` is asked before each call of the
+    engine; None where no engine ever sleeps.
     """
 
     user: User
@@ -46,6 +48,7 @@ class Serving:
     engine: Engine
     base: ServedModel
     passed_over: Adapter | None = None
+    naps: Naps | None = None
 
     @property
     def model(self) -> str:
@@ -63,26 +66,41 @@ class Serving:
         return f"user-{self.user.id}"
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST to the engine; see `Engine.post`."""
+        """POST to the engine; see `Engine.post`.
+
+        Raises:
+            EngineAsleepError: The engine sleeps by now.
+        """
         return await self._with_adapter(lambda: self.engine.post(path, body))
 
-    async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Stream from the engine; see `Engine.stream`. Only its start can meet a lost adapter."""
+    async def stream(self, path: str, body: dict[str, Any]) -> _Chunks:
+        """Stream from the engine; see `Engine.stream`. Only its start can meet a lost adapter.
 
-        async def start() -> tuple[AsyncIterator[dict[str, Any]], dict[str, Any] | None]:
+        Closing it closes the engine's request.
+
+        Raises:
+            EngineAsleepError: The engine sleeps by now.
+        """
+
+        async def start() -> tuple[_Chunks, dict[str, Any] | None]:
             chunks = self.engine.stream(path, body)
             return chunks, await anext(chunks, None)
 
         chunks, first = await self._with_adapter(start)
-        if first is not None:
-            yield first
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(chunks):
+            if first is not None:
+                yield first
+            async for chunk in chunks:
+                yield chunk
 
     async def reply_logprobs(
         self, model: str, prompt_ids: Sequence[int], reply_ids: Sequence[int]
     ) -> list[float]:
-        """Score a reply; see `Engine.reply_logprobs`."""
+        """Score a reply; see `Engine.reply_logprobs`.
+
+        Raises:
+            EngineAsleepError: The engine sleeps by now.
+        """
         return await self._with_adapter(
             lambda: self.engine.reply_logprobs(model, prompt_ids, reply_ids)
         )
@@ -92,14 +110,20 @@ class Serving:
 
         An engine that was restarted knows no adapter until somebody needs one.
         """
+        await self._check_awake()
         try:
             return await ask()
         except EngineRefusedError as error:
             if error.status != _UNKNOWN_MODEL or self.adapter is None:
                 raise
         await run_in_threadpool(adapter_store.verify, self.adapter)
+        await self._check_awake()
         await self.engine.load_adapter(self.adapter.name, Path(self.adapter.folder))
         return await ask()
+
+    async def _check_awake(self) -> None:
+        if self.naps is not None:
+            await run_in_threadpool(self.naps.check, [self.engine])
 
 
 class Servings:
@@ -146,7 +170,9 @@ class Servings:
             items = [candidate.item for candidate in context]
             prompts = await run_in_threadpool(self._tokenizer.prompts, messages, items)
             passed_over = leased.passed_over
-            yield Serving(user, context, prompts, leased.adapter, engine, base, passed_over)
+            yield Serving(
+                user, context, prompts, leased.adapter, engine, base, passed_over, self._naps
+            )
         finally:
             if leased.token is not None:
                 # A client that hangs up cancels this task: the lease goes back all the same.

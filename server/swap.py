@@ -36,6 +36,8 @@ class AdapterInUseError(ConflictError):
 async def warm(engines: Sequence[Engine], adapter: Adapter) -> None:
     """Load a version, its files verified, on every engine and run one token through it.
 
+    No engine may sleep: see `server.naps.Naps.check`.
+
     Raises:
         DamagedAdapterError: The files are not those that were published.
         EngineUnavailableError, EngineRefusedError: An engine could not load it: the version

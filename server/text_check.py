@@ -1,5 +1,6 @@
 """What text a request may hold, wherever in its JSON it stands: how much, which characters."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def check_text(what: str, json: Sequence[Any], most: int) -> None:
 
     Raises:
         TooLargeError: It has more characters.
-        BadRequestError: It is nested too deep, or holds a NUL or half of a character.
+        BadRequestError: It is nested too deep, or holds a NUL, half of a character, or a number
+            that is not finite, which JSON does not know and Python reads all the same.
     """
     size, level = 0, list(json)
     for _ in range(MAX_DEPTH):
@@ -36,6 +38,10 @@ def check_text(what: str, json: Sequence[Any], most: int) -> None:
                 inner += value.values()
             elif isinstance(value, list):
                 inner += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise BadRequestError(
+                    f"{what} NaN or an infinite number, which no engine takes: take it out."
+                )
             elif value is not None:
                 size += 1
         level = inner

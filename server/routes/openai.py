@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -93,5 +94,7 @@ async def _completion_chunks(
     wish = request.personalization.model_copy(update={"persona": False})
     async with parts.servings.choose(user, [], wish) as serving:
         body = _completion_body(request, serving)
-        async for chunk in serving.stream("/v1/completions", body):
-            yield chunk
+        async with aclosing(serving.stream("/v1/completions", body)) as chunks:
+            async for chunk in chunks:
+                chunk["model"] = request.model or serving.base.name
+                yield chunk

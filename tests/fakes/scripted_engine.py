@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,9 @@ class ScriptedEngine:
     The logprob of a reply token follows from the model's name, the prompt's length and the
     token id, so that tests can compute every PIR by themselves. A parser, where there is one,
     is given what the model wrote and returns what the reply shows of it; ids keep all of it.
+
+    Several choices of a stream say the same, one after the other. `closed` is called when a
+    client closes a stream.
     """
 
     tokenizer: ChatTokenizer
@@ -43,6 +46,8 @@ class ScriptedEngine:
     down: bool = False
     break_stream_after: int | None = None
     parser: Callable[[str], str] = str
+    max_length: int = 2048
+    closed: Callable[[], None] = lambda: None
 
     def logprob(self, model: str, prompt_length: int, token: int) -> float:
         seed = f"{model}:{prompt_length}:{token}"
@@ -63,7 +68,7 @@ class ScriptedEngine:
         if path == "/health":
             return httpx.Response(200)
         if path == "/v1/models":
-            base = {"id": "scripted", "parent": None, "max_model_len": 2048}
+            base = {"id": "scripted", "parent": None, "max_model_len": self.max_length}
             loaded = [{"id": name, "parent": "scripted"} for name in self.loaded]
             return httpx.Response(200, json={"data": [base, *loaded]})
         if path == "/v1/load_lora_adapter":
@@ -76,6 +81,10 @@ class ScriptedEngine:
         if body["model"] not in ("scripted", *self.loaded):
             return httpx.Response(404, json={"error": {"message": "The model does not exist."}})
         if path == "/v1/completions":
+            if body.get("stream"):
+                return self._completion(body)
+            if len(body["prompt"]) + body.get("max_tokens", 1) > self.max_length:
+                return httpx.Response(400, json={"error": {"message": "The prompt is too long."}})
             return httpx.Response(200, json=self._score(body))
         return self._chat(body)
 
@@ -93,10 +102,17 @@ class ScriptedEngine:
         """The id behind which a rendered prompt's reply starts: the line end of the opening."""
         return self.tokenizer.prompt_ids([{"role": "user", "content": ""}])[-1]
 
+    def _completion(self, body: dict[str, Any]) -> httpx.Response:
+        choice = {"index": 0, "text": self.replies.pop(0), "finish_reason": "stop"}
+        chunk = {"id": f"cmpl-{len(self.requests)}", "model": body["model"], "choices": [choice]}
+        return self._streamed([_event(chunk), "data: [DONE]\n\n"])
+
     def _chat(self, body: dict[str, Any]) -> httpx.Response:
         inputs = TemplateInputs(body.get("tools"), body.get("chat_template_kwargs", {}))
         prompt = self.tokenizer.prompt_ids(body["messages"], inputs)
-        ids = [*self.tokenizer.reply_ids(self.replies.pop(0)), self.tokenizer.end_id]
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        ids = [*self.tokenizer.reply_ids(self.replies.pop(0)), self.tokenizer.end_id][:most]
+        ends = "stop" if ids[-1] == self.tokenizer.end_id else "length"
         logprobs = [self.logprob(body["model"], len(prompt), token) for token in ids]
         name = body.get("request_id", len(self.requests))
         identity = {"id": f"chatcmpl-{name}", "model": body["model"], "created": 1}
@@ -107,22 +123,32 @@ class ScriptedEngine:
                     "role": "assistant",
                     "content": self.parser(self.tokenizer.decode(ids)),
                 },
-                "finish_reason": "stop",
+                "finish_reason": ends,
                 "token_ids": ids,
                 "logprobs": {"content": [_scored(lp) for lp in logprobs]},
             }
             whole = {**identity, "object": "chat.completion", "choices": [choice]}
             return httpx.Response(200, json={**whole, "prompt_token_ids": prompt})
-        events = self._events(identity, prompt, ids, logprobs)
+        choices = range(body.get("n", 1))
+        events = []
+        for index in choices:
+            opening = {"index": index, "delta": {"role": "assistant", "content": ""}}
+            events.append(_event({**identity, "choices": [opening], "prompt_token_ids": prompt}))
+        for index in choices:
+            events += self._events(identity, index, ends, ids, logprobs)
+        if self.break_stream_after is None:
+            events.append("data: [DONE]\n\n")
+        return self._streamed(events)
+
+    def _streamed(self, events: Sequence[str]) -> httpx.Response:
         return httpx.Response(
-            200, content="".join(events), headers={"content-type": "text/event-stream"}
+            200, stream=_Stream(events, self.closed), headers={"content-type": "text/event-stream"}
         )
 
     def _events(
-        self, identity: dict[str, Any], prompt: list[int], ids: list[int], logprobs: list[float]
+        self, identity: dict[str, Any], index: int, ends: str, ids: list[int], logprobs: list[float]
     ) -> Iterator[str]:
-        opening = {"index": 0, "delta": {"role": "assistant", "content": ""}}
-        yield _event({**identity, "choices": [opening], "prompt_token_ids": prompt})
+        """Yield one choice's chunks behind its opening."""
         text, shown = self.tokenizer.decode(ids), 0
         pieces = []
         for _start, end in self.tokenizer.spans(ids):
@@ -135,14 +161,35 @@ class ScriptedEngine:
             if i == self.break_stream_after:
                 return
             choice = {
-                "index": 0,
+                "index": index,
                 "delta": {"content": piece},
                 "token_ids": [token],
                 "logprobs": {"content": [_scored(logprob)]},
-                "finish_reason": "stop" if i == len(ids) - 1 else None,
+                "finish_reason": ends if i == len(ids) - 1 else None,
             }
             yield _event({**identity, "object": "chat.completion.chunk", "choices": [choice]})
-        yield "data: [DONE]\n\n"
+
+
+class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """Events, one at a time; tells when they are closed."""
+
+    def __init__(self, events: Sequence[str], closed: Callable[[], None]) -> None:
+        self._events = events
+        self._closed = closed
+
+    def __iter__(self) -> Iterator[bytes]:
+        for event in self._events:
+            yield event.encode()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for event in self._events:
+            yield event.encode()
+
+    def close(self) -> None:
+        self._closed()
+
+    async def aclose(self) -> None:
+        self._closed()
 
 
 def _scored(logprob: float) -> dict[str, Any]:

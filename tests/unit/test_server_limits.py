@@ -73,6 +73,7 @@ TOO_LONG: list[Callable[[TestClient], Response]] = [
     lambda g: g.post("/v1/completions", json={"user": "mina", "prompt": LONG}),
     lambda g: g.post("/v1/completions", json={"user": "mina", "prompt": "p", "suffix": LONG}),
     lambda g: g.post("/v1/embeddings", json={"input": [LONG]}),
+    lambda g: g.post("/v1/feedback", json={"user": "mina", "id": "chatcmpl-0", "edited": LONG}),
 ]
 
 
@@ -176,6 +177,32 @@ def test_a_user_of_a_name_that_no_store_holds_is_nobody(gateway: TestClient, nam
     answer = gateway.post("/v1/chat/completions", content=body, headers=headers)
     assert error_of(answer)[0] == 400
     assert error_of(gateway.get("/v1/users/a%00b"))[0] == 404
+
+
+NUMBERS: list[tuple[str, str]] = [
+    ("chat/completions", '"messages": [{"role": "user", "content": "x"}], "temperature": @'),
+    ("chat/completions", '"messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": @}'),
+    ("chat/completions", '"messages": [{"role": "user", "content": "x"}], "max_tokens": @'),
+    ("chat/completions", '"messages": [{"role": "user", "content": "x", "name": @}]'),
+    ("chat/completions", '"messages": [{"role": "user", "content": "x"}], "tools": [{"a": [@]}]'),
+    ("completions", '"prompt": [@]'),
+    ("completions", '"prompt": "p", "temperature": @'),
+    ("pir", '"messages": [{"role": "user", "content": "x", "name": @}], "reply": "r"'),
+    ("pir", '"query": "q", "token_ids": [@]'),
+]
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+@pytest.mark.parametrize(("path", "fields"), NUMBERS)
+def test_a_number_that_is_not_finite_is_refused_in_any_field(
+    gateway: TestClient, mina: str, path: str, fields: str, number: str
+) -> None:
+    body = f'{{"user": "mina", {fields.replace("@", number)}}}'
+    headers = {"content-type": "application/json"}
+    status, message = error_of(gateway.post(f"/v1/{path}", content=body, headers=headers))
+    # Where a field takes numbers alone, pydantic says it in words of its own.
+    said = "NaN or an infinite number" in message or "finite number" in message
+    assert (status, said) == (400, True), message
 
 
 def in_pieces(length: int) -> Iterator[bytes]:
