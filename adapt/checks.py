@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from adapt.membership import Membership
 from adapt.thresholds import GateThresholds
@@ -11,31 +11,57 @@ from perce.evaluate import Comparison
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The candidate and one other, compared on the held-out texts.
+
+    Attributes:
+        overall: On all tokens.
+        personal: On personal ones; None where there are none.
+    """
+
+    overall: Comparison
+    personal: Comparison | None
+
+    def is_anywhere(self, verdict: Literal["better", "worse"]) -> bool:
+        """Whether the candidate is so on all tokens or on personal ones."""
+        compared = (self.overall, self.personal)
+        return any(one is not None and one.verdict == verdict for one in compared)
+
+    def sentence(self, other: str) -> str:
+        """Say how the candidate compares with the other, by what that one is called."""
+        said = f"{_compared(self.overall)} than {other} on all tokens"
+        if self.personal is not None:
+            said += f" and {_compared(self.personal)} on personal tokens"
+        return said
+
+
+@dataclass(frozen=True, slots=True)
 class Checks:
     """Everything that is compared to reach a verdict; None for what could not be.
 
     Attributes:
-        overall: Candidate and rival on all held-out tokens.
-        personal: The same on personal ones.
+        rival: Candidate and what it would replace: the active version, or the base model.
+        base: Candidate and base model, where that is not the rival.
         general: Candidate and base model on the general set.
         word_order: Whether the texts that were trained on have their words in an order.
         learnt: Whether the candidate was trained on the user's texts.
     """
 
-    overall: Comparison
-    personal: Comparison | None
+    rival: HeldOut
+    base: HeldOut | None
     general: Comparison | None
     word_order: WordOrder | None
     learnt: Membership | None
 
     def objections(self, thresholds: GateThresholds) -> list[str]:
         """Why the candidate is not to be published; empty if it is."""
-        held_out = [one for one in (self.overall, self.personal) if one is not None]
         found = []
-        if any(one.verdict == "worse" for one in held_out):
+        if self.rival.is_anywhere("worse"):
             found.append("it is worse on the user's texts")
-        elif not any(one.verdict == "better" for one in held_out):
+        elif not self.rival.is_anywhere("better"):
             found.append("it is not better beyond chance")
+        if self.base is not None and self.base.is_anywhere("worse"):
+            found.append("it is worse than the base model on the user's texts")
         if self.general is not None and self.general.verdict == "worse":
             found.append("it has forgotten how to write anything else")
         if self.word_order is not None and self.word_order.high < thresholds.word_order:
@@ -46,15 +72,12 @@ class Checks:
 
     def sentence(self, rival: str, objections: Sequence[str]) -> str:
         """Say what was decided and why, with the intervals, in one sentence."""
-        parts = [
-            f"On held-out texts the candidate is {_compared(self.overall)} than {rival} "
-            "on all tokens"
-            + (
-                "; no token was personal"
-                if self.personal is None
-                else f" and {_compared(self.personal)} on personal tokens"
-            )
-        ]
+        held_out = self.rival.sentence(rival)
+        if self.base is not None:
+            held_out += f", {self.base.sentence('the base model')}"
+        if self.rival.personal is None:
+            held_out += "; no token was personal"
+        parts = [f"On held-out texts the candidate is {held_out}"]
         if self.general is not None:
             parts.append(f"on general texts it is {_compared(self.general)} than the base model")
         if self.word_order is not None:
@@ -70,8 +93,9 @@ class Checks:
     def numbers(self) -> dict[str, Any]:
         """Every comparison with its interval, as JSON."""
         compared = {
-            "held_out": self.overall,
-            "personal": self.personal,
+            "held_out": self.rival.overall,
+            "personal": self.rival.personal,
+            "base": self.base,
             "general": self.general,
             "word_order": self.word_order,
             "learnt": self.learnt,

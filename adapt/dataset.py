@@ -1,9 +1,10 @@
 """A user's history as training and held-out examples.
 
-Each example's persona context holds only items older than itself, chosen as serving
-chooses. Texts that share a context in training share one that is older than all of them.
-Which texts of a stored history are learnt from is `adapt.history`, which of those are
-trained on again `adapt.replay`.
+Each example's persona context is chosen as serving chooses: from texts older than the
+example's own, and from the user's facts as they are now, since a fact has no place in the
+order of texts. Texts that share a context in training share one whose texts are older than
+all of them. Which texts of a stored history are learnt from is `adapt.history`, which of
+those are trained on again `adapt.replay`.
 """
 
 import hashlib
@@ -64,7 +65,6 @@ class Dataset:
     """Examples, oldest first, and what was left out.
 
     Attributes:
-        trained_position: Position of the newest text that was seen.
         coverage: Which texts a version trained on this has learnt.
         fingerprint: SHA-256 over the training examples, in hexadecimal.
         replayed: How many of the training examples the version before had learnt already.
@@ -74,7 +74,6 @@ class Dataset:
 
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    trained_position: float
     coverage: Coverage
     fingerprint: str
     replayed: int = 0
@@ -113,6 +112,8 @@ class Dataset:
                 for one in row[name]
             )
 
+        # An older Attune wrote it as well.
+        row.pop("trained_position", None)
         noted = row["coverage"]
         return cls(
             **{
@@ -176,7 +177,6 @@ def assemble(
     return Dataset(
         train,
         tuple(example for row in held_out for example in encoder.together([row])),
-        trained_position=ordered[-1].position if ordered else 0.0,
         coverage=Coverage(
             max((text.id for text in ordered), default=0),
             tuple(ordered[row].id for row in held_out),
@@ -198,7 +198,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 class _ExampleEncoder:
-    """Encodes the examples of one user, each with a context from before its time."""
+    """Encodes the examples of one user, each with a context of facts and older texts."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class _ExampleEncoder:
         return True
 
     def together(self, rows: Sequence[int]) -> list[Example]:
-        """Examples of texts, oldest first, with one context from before the first of them."""
+        """Examples of texts, oldest first, with one context for all of them."""
         context = self._context(rows)
         return [self._encode(row, context) for row in rows]
 
@@ -235,7 +235,7 @@ class _ExampleEncoder:
         return encode(self._tokenizer, query, context, text.text, self._recipe.max_length)
 
     def _context(self, rows: Sequence[int]) -> list[ContextItem]:
-        """Choose what chats with these queries would have seen when the first was answered.
+        """Choose as for chats with these queries: from all facts, and texts older than the first.
 
         For several queries, texts that are near to them on average.
         """

@@ -1,10 +1,11 @@
 """The gate: is a candidate adapter better for its user than what answers now?
 
 Judged on the user's newest texts, which nothing was trained on, by loss per token and by
-loss on personal tokens, on the same tokens for base, incumbent and candidate; then on what
-else it must not do: forget the general set, learn from words that are in no order, or replace
-a version of the user's with one that learnt from something else. A rejection is a result, not
-an error. Whether an adapter's files can be served at all is `perce.adapter_files`.
+loss on personal tokens, on the same tokens for base, incumbent and candidate: better than the
+incumbent, and not worse than the base model. Then on what else it must not do: forget the
+general set, learn from words that are in no order, or replace a version of the user's with
+one that learnt from something else. A rejection is a result, not an error. Whether an
+adapter's files can be served at all is `perce.adapter_files`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adapt.checks import Checks
+from adapt.checks import Checks, HeldOut
 from adapt.membership import LearntLosses, membership
 from adapt.thresholds import GateThresholds
 from adapt.word_order import OrderLosses, word_order
@@ -97,11 +98,13 @@ class Verdict:
 
 
 def judge(losses: HeldOutLosses, thresholds: GateThresholds | None = None) -> Verdict:
-    """Compare a candidate with the version that answers now, or with the base model.
+    """Compare a candidate with the version that answers now, and with the base model.
 
-    Published is what is better on all held-out tokens and no worse on personal ones, or
-    better on personal tokens and no worse on all, by paired bootstrap over texts; and what,
-    beside that, has neither forgotten the general set nor, where a version is replaced,
+    Published is what is better than the version, or where none answers than the base model,
+    on all held-out tokens and no worse on personal ones, or better on personal tokens and no
+    worse on all, by paired bootstrap over texts. Where a version answers, the candidate must
+    be no worse than the base model on either as well: the version may be worse than that.
+    Beside that it has neither forgotten the general set nor, where a version is replaced,
     learnt from something else than the user's texts. The last is no proof: how often a
     candidate that saw none of them passes is in `adapt.membership.membership`.
     """
@@ -116,7 +119,7 @@ def judge(losses: HeldOutLosses, thresholds: GateThresholds | None = None) -> Ve
         decision="reject" if objections else "publish",
         reason=checks.sentence(rival, objections),
         held_out_loss=_means(losses, None),
-        personal_loss=None if checks.personal is None else _means(losses, losses.personal),
+        personal_loss=None if checks.rival.personal is None else _means(losses, losses.personal),
         tokens=_count(losses),
         personal_tokens=_personal_count(losses),
         general_loss=None
@@ -137,10 +140,8 @@ def _compare(losses: HeldOutLosses, thresholds: GateThresholds) -> Checks:
         )
     general = losses.general
     return Checks(
-        overall=_held_out(losses.candidate, rival, None, thresholds),
-        personal=_held_out(losses.candidate, rival, losses.personal, thresholds)
-        if _personal_count(losses)
-        else None,
+        rival=_held_out(losses, rival, thresholds),
+        base=None if losses.incumbent is None else _held_out(losses, losses.base, thresholds),
         general=None
         if general is None
         else paired_bootstrap(
@@ -157,16 +158,27 @@ def _compare(losses: HeldOutLosses, thresholds: GateThresholds) -> Checks:
 
 
 def _held_out(
-    candidate: Sequence[ExampleLoss],
-    rival: Sequence[ExampleLoss],
+    losses: HeldOutLosses, other: Sequence[ExampleLoss], thresholds: GateThresholds
+) -> HeldOut:
+    return HeldOut(
+        overall=_compare_on(None, losses.candidate, other, thresholds),
+        personal=_compare_on(losses.personal, losses.candidate, other, thresholds)
+        if _personal_count(losses)
+        else None,
+    )
+
+
+def _compare_on(
     masks: Sequence[Mask] | None,
+    candidate: Sequence[ExampleLoss],
+    other: Sequence[ExampleLoss],
     thresholds: GateThresholds,
 ) -> Comparison:
     """Compare on held-out texts; on too few, no difference is beyond chance."""
     texts = len(candidate) if masks is None else sum(bool(mask.any()) for mask in masks)
     found = paired_bootstrap(
         candidate,
-        rival,
+        other,
         masks,
         tolerance=thresholds.tolerance,
         confidence=thresholds.coverage(texts),

@@ -78,8 +78,7 @@ def learn_from(
         built,
         left_out=left_out,
         trimmed=curated.trimmed,
-        # What was left out was seen too: it makes nobody due again.
-        trained_position=max(text.position for text in history.texts),
+        # What was left out was seen too: to the next version it is not new.
         coverage=replace(built.coverage, newest_id=max(text.id for text in history.texts)),
     )
 

@@ -1,6 +1,6 @@
 """What the population adapter learns from: texts of many users, judged by those of others.
 
-Each text has the persona context of its own user's earlier items, as in that user's own
+Each text has the persona context of its own user's facts and older texts, as in that user's own
 refresh, and nobody's newest fifth is trained on: that is what their own refreshes are judged
 by. Some users are held out whole, because those whom the adapter is to answer are new to it.
 Who shares their texts is `server.population`; what the gate makes of it, `adapt.gate`.
@@ -83,7 +83,6 @@ def learn_from_population(
     dataset = Dataset(
         train,
         held_out,
-        trained_position=0.0,
         coverage=Coverage(0, ()),
         fingerprint=fingerprint(train),
         left_out=dict(sorted(learner.left_out.items())),

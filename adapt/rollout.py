@@ -230,7 +230,6 @@ class RolloutSteps:
             base_model=self._base_fingerprint,
             method=method,
             parent_id=prepared.parent_id,
-            trained_position=dataset.trained_position,
             data_fingerprint=dataset.fingerprint,
             settings=asdict(self._hyper.of_method(method)),
             code_version=version("attune"),

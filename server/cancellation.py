@@ -15,7 +15,7 @@ from server.refreshes import OPEN, close, find_refresh
 from server.store.tables.people import User
 from server.store.tables.refreshes import Refresh
 
-PUBLISHING = ("publish", "warm", "activate", "drain")
+PUBLISHING = ("publish", "warm", "activate")
 """Stages in which it is too late."""
 
 

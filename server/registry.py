@@ -53,7 +53,6 @@ class Provenance:
         base_model: Hash of the base model (`perce.adapter_files.model_fingerprint`).
         method: `perce` or `ce`.
         parent_id: The version that training went on from; None for a fresh adapter.
-        trained_position: Position of the newest text that it was trained on.
         data_fingerprint: Hash over what it was trained on.
         settings: Hyperparameters of its training.
         code_version: Version of Attune that trained it.
@@ -62,7 +61,6 @@ class Provenance:
     base_model: str
     method: str
     parent_id: int | None
-    trained_position: float
     data_fingerprint: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     code_version: str = ""
@@ -133,7 +131,6 @@ def add_candidate(
         parent_id=provenance.parent_id,
         checksums={},
         metrics=dict(metrics),
-        trained_position=provenance.trained_position,
         data_fingerprint=provenance.data_fingerprint,
         settings=dict(provenance.settings),
         code_version=provenance.code_version,

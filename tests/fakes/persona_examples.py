@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from noisy_adapter import noisy_adapter
+from paper_loss import perce_loss
 from peft import PeftModel
 from random_ids import random_ids
 from torch import Tensor
@@ -14,7 +15,7 @@ import perce
 from perce.example import Example
 from perce.hyperparameters import Hyperparameters
 from perce.logprobs import reply_logprobs
-from perce.loss import perce_loss, perce_weights
+from perce.loss import perce_weights
 from perce.model import load_model
 
 REFERENCE = Path(perce.__path__[0]) / "reference"

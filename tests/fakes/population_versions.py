@@ -51,7 +51,7 @@ class PopulationVersions:
     ) -> Adapter:
         """A version with files that is not active yet."""
         parent_id = parent.id if parent else None
-        provenance = registry.Provenance(self.base_model, "perce", parent_id, 0.0)
+        provenance = registry.Provenance(self.base_model, "perce", parent_id)
         with self.database.write() as session:
             made = registry.add_candidate(session, user, provenance, {}, self.adapters_dir)
             population.record_members(session, made.id, [member.id for member in members])

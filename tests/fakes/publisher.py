@@ -97,7 +97,7 @@ class Publisher:
 
     def _placed(self, user: User, source: Path) -> tuple[str, Adapter]:
         """The next version with its files, and the refresh that it needs so as not to be swept."""
-        provenance = registry.Provenance(self._fingerprint, "perce", None, 0.0)
+        provenance = registry.Provenance(self._fingerprint, "perce", None)
         refresh_id = str(uuid.uuid4())
         with self._database.write() as session:
             adapter = registry.add_candidate(

@@ -43,7 +43,7 @@ class Shelf:
 
     def candidate(self, user: User, weights: bytes = b"weights", base: str = BASE_MODEL) -> Adapter:
         """A version with files that is not active yet."""
-        provenance = registry.Provenance(base, "perce", None, 0.0)
+        provenance = registry.Provenance(base, "perce", None)
         with self.database.write() as session:
             adapter = registry.add_candidate(session, user, provenance, {}, self.adapters_dir)
         placed = adapter_store.place(self.source(weights), Path(adapter.folder))

@@ -27,7 +27,7 @@ def user(database: Database) -> User:
 
 def candidates(database: Database, user: User, count: int) -> list[Adapter]:
     """Versions that could become active; their files play no part here."""
-    provenance = registry.Provenance("sha256:base", "perce", None, 0.0)
+    provenance = registry.Provenance("sha256:base", "perce", None)
     with database.write() as session:
         made = [
             registry.add_candidate(session, user, provenance, {}, Path("/nowhere"))

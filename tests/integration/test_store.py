@@ -35,12 +35,12 @@ def user(database: Database) -> User:
         return add_user(session, "mina")[0]
 
 
-def publish(database: Database, user: User, folder: Path, position: float = 0.0) -> Adapter:
+def publish(database: Database, user: User, folder: Path) -> Adapter:
     source = folder / "source"
     source.mkdir(exist_ok=True)
     (source / "adapter_model.safetensors").write_bytes(b"weights")
     with database.write() as session:
-        provenance = registry.Provenance("base", "perce", None, position)
+        provenance = registry.Provenance("base", "perce", None)
         adapter = registry.add_candidate(session, user, provenance, {}, folder / "adapters")
     placed = adapter_store.place(source, Path(adapter.folder))
     with database.write() as session:

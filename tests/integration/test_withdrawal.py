@@ -183,7 +183,7 @@ def test_children_that_are_published_meanwhile_are_withdrawn_too(
                 parent = registry.fresh(session, Adapter.id == parent_id)
                 if parent is None or parent.state == "withdrawn":
                     return number
-                provenance = registry.Provenance("sha256:base", "perce", parent_id, 0.0)
+                provenance = registry.Provenance("sha256:base", "perce", parent_id)
                 child = registry.add_candidate(session, user, provenance, {}, Path("/nowhere"))
                 registry.attach_files(session, child.id, {"a.json": "0" * 64}, 2)
                 parent_id = child.id

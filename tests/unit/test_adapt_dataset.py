@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +53,6 @@ def test_the_newest_fifth_is_held_out(
     replies = [reference_tokenizer.decode(e.reply_ids) for e in (*dataset.train, *dataset.held_out)]
     assert replies == [text.text for text in history]
     assert (len(dataset.train), len(dataset.held_out)) == (16, 4)
-    assert dataset.trained_position == 19.0
 
 
 def test_a_context_holds_only_what_is_older_and_never_itself(
@@ -134,6 +134,15 @@ def test_a_saved_dataset_comes_back_equal(
     dataset = build(history, reference_tokenizer)
     dataset.save(tmp_path / "work" / "dataset.json")
     assert Dataset.load(tmp_path / "work" / "dataset.json") == dataset
+
+
+def test_a_dataset_that_an_older_attune_saved_is_read(
+    history: list[PastText], reference_tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    dataset, file = build(history, reference_tokenizer), tmp_path / "dataset.json"
+    dataset.save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_position": 19.0}))
+    assert Dataset.load(file) == dataset
 
 
 def grouped(

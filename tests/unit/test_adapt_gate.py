@@ -72,6 +72,31 @@ def test_the_rival_is_the_incumbent_where_there_is_one(
     assert decide(losses(3.0), incumbent, candidate) == decision
 
 
+@pytest.mark.parametrize(
+    ("overall", "personal", "decision"),
+    [
+        (2.5, 2.5, "publish"),
+        (3.01, 3.01, "publish"),
+        (3.5, 3.5, "reject"),
+        # Worse on personal tokens alone, and on the others alone.
+        (2.5, 3.5, "reject"),
+        (3.5, 2.5, "reject"),
+    ],
+)
+def test_what_is_better_than_a_bad_incumbent_is_no_worse_than_the_base_model(
+    overall: float, personal: float, decision: str
+) -> None:
+    candidate = losses(overall, personal)
+    verdict = judge(HeldOutLosses(losses(3.0, 3.0), losses(4.0, 4.0), candidate, masks()))
+    assert verdict.decision == decision, verdict.reason
+    rejected = "rejected, since it is worse than the base model on the user's texts."
+    assert verdict.reason.endswith(rejected if decision == "reject" else ": published.")
+    mean = (20 * overall + 10 * personal) / 30
+    assert verdict.checks["base"]["overall"]["difference"] == pytest.approx(mean - 3.0)
+    assert verdict.checks["base"]["personal"]["difference"] == pytest.approx(personal - 3.0)
+    assert "than the base model on all tokens" in verdict.reason
+
+
 def test_the_numbers_are_plain_means_over_tokens() -> None:
     base, candidate = losses(3.0, 4.0, seed=1), losses(2.0, 2.5, seed=2)
     verdict = judge(HeldOutLosses(base, None, candidate, masks()))
@@ -241,7 +266,9 @@ def test_every_number_is_stored_with_its_interval_and_the_thresholds() -> None:
     assert stored["held_out"] == asdict(expected)
     assert stored["thresholds"] == asdict(thresholds)
     assert stored["learnt"]["low"] < stored["learnt"]["gap"] < stored["learnt"]["high"]
-    assert set(stored) == {"held_out", "personal", "general", "word_order", "learnt", "thresholds"}
+    parts = {"held_out", "personal", "base", "general", "word_order", "learnt", "thresholds"}
+    assert set(stored) == parts
+    assert judge(replace(BETTER, incumbent=None)).checks["base"] is None
 
 
 def test_few_texts_are_published_less_by_chance_than_the_confidence_allows() -> None:

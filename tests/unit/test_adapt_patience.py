@@ -72,6 +72,19 @@ def test_what_fails_behind_the_activation_is_no_failure(workshop: Workshop) -> N
     assert (person.failures, person.retry_at) == (0, None)
 
 
+@pytest.mark.parametrize(
+    ("decision", "step"), [("publish", "warm"), ("publish", "activate"), ("reject", "succeed")]
+)
+def test_a_failure_has_no_verdict(workshop: Workshop, decision: str, step: str) -> None:
+    user = workshop.user("mina")
+    workshop.decision = decision
+    with workshop.worker(fragile=failing("rollout", step, RuntimeError("broken"))):
+        ended = workshop.ended(workshop.open(user)[0])
+    assert (ended.status, ended.error) == ("failed", "broken")
+    assert (ended.verdict, ended.reason) == (None, None)
+    assert all(adapter.state != "active" for adapter in workshop.adapters(user))
+
+
 def test_a_step_is_tried_for_minutes() -> None:
     options = patiently("step", lambda error: True)
     attempts = range(options["max_attempts"] - 1)

@@ -115,9 +115,19 @@ def test_a_version_that_is_withdrawn_before_it_answers_never_does(
         steps.jobs.drain(shared.id)
         wait_until(lambda: workshop.files() == [], 120)
         wait_until(lambda: not workshop.engine.loaded, 120)
-    assert (ended.status, ended.error) == ("cancelled", None)
+    assert (ended.status, ended.verdict, ended.error) == ("cancelled", None, None)
+    assert "left the population" in (ended.reason or "")
     assert [one.state for one in workshop.adapters(ada)] == ["withdrawn"]
     assert workshop.read(ada).new_texts == 16
+
+
+def test_what_was_to_be_published_when_somebody_left_says_so(workshop: SharedWorkshop) -> None:
+    mina, _ = workshop.sharing("mina", "wilf")
+    shared = workshop.population()
+    with workshop.worker(fragile=before("rollout", "activate", lambda: workshop.leave(mina))):
+        ended = workshop.refreshed(shared)
+    assert (ended.status, ended.verdict, ended.error) == ("cancelled", None, None)
+    assert "left the population" in (ended.reason or "")
 
 
 def test_a_refresh_that_is_opened_after_consent_was_taken_back_learns_nothing(
@@ -151,6 +161,6 @@ def test_the_refresh_of_who_is_erased_publishes_nothing(
 
     with workshop.worker(fragile=before(part, step, erase)):
         ended = workshop.refreshed(mina)
-    assert (ended.status, ended.error) == ("cancelled", None)
+    assert (ended.status, ended.verdict, ended.error) == ("cancelled", None, None)
     assert {one.state for one in workshop.adapters(mina)} <= {"withdrawn"}
     assert not (workshop.home / "work" / ended.id).exists()

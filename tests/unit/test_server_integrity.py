@@ -48,7 +48,7 @@ def test_nothing_is_found_where_all_is_well(
         shelf.publish(user)
     with shelf.database.write() as session:
         rejected = registry.add_candidate(
-            session, wilf, registry.Provenance("", "ce", None, 0.0), {}, shelf.adapters_dir
+            session, wilf, registry.Provenance("", "ce", None), {}, shelf.adapters_dir
         )
         registry.reject(session, rejected, "worse")
     assert findings(mina, wilf) == []

@@ -52,7 +52,6 @@ def test_provenance_is_kept_whole(shelf: Shelf) -> None:
         base_model="sha256:base",
         method="ce",
         parent_id=None,
-        trained_position=7.5,
         data_fingerprint="d" * 64,
         settings={"rank": 8, "learning_rate": 1e-3},
         code_version="0.2.0",
@@ -61,7 +60,7 @@ def test_provenance_is_kept_whole(shelf: Shelf) -> None:
         adapter = registry.add_candidate(session, user, provenance, {"loss": 2.5}, shelf.home)
     placed = shelf.candidate(user)
     stored = shelf.read(adapter)
-    assert (stored.base_model, stored.method, stored.trained_position) == ("sha256:base", "ce", 7.5)
+    assert (stored.base_model, stored.method) == ("sha256:base", "ce")
     assert (stored.data_fingerprint, stored.code_version) == ("d" * 64, "0.2.0")
     assert stored.settings == {"rank": 8, "learning_rate": 1e-3}
     assert stored.metrics == {"loss": 2.5}
@@ -71,7 +70,7 @@ def test_provenance_is_kept_whole(shelf: Shelf) -> None:
 
 def test_a_version_without_files_never_becomes_active(shelf: Shelf) -> None:
     user = shelf.user()
-    provenance = registry.Provenance("sha256:base", "perce", None, 0.0)
+    provenance = registry.Provenance("sha256:base", "perce", None)
     with shelf.database.write() as session:
         adapter = registry.add_candidate(session, user, provenance, {}, shelf.adapters_dir)
     with pytest.raises(ConflictError, match="no files yet"), shelf.database.write() as session:

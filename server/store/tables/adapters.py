@@ -45,8 +45,6 @@ class Adapter(Base):
     checksums: Mapped[dict[str, Any]]
     metrics: Mapped[dict[str, Any]]
     reason: Mapped[str] = mapped_column(Text, default="")
-    # The position of the newest text that it was trained on; who is due is told by counters.
-    trained_position: Mapped[float] = mapped_column(default=0.0)
     data_fingerprint: Mapped[str] = mapped_column(String(64), default="")
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     code_version: Mapped[str] = mapped_column(String(64), default="")
