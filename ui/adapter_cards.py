@@ -16,7 +16,6 @@ STAGE_NAMES = {
     "publish": "Publish",
     "warm": "Warm up",
     "activate": "Activate",
-    "drain": "Drain",
 }
 MINUS = "\N{MINUS SIGN}"
 
@@ -40,10 +39,10 @@ def refresh_card(refresh: Refresh | None) -> str:
 
 
 def versions_table(versions: Sequence[Version]) -> str:
-    """Show all versions of a user, newest first, with what the gate measured and said."""
+    """Show versions in the order given, with what the gate measured and said of each."""
     if not versions:
         return empty_card("No version yet. Refresh to train the first one.")
-    rows = "".join(_version_row(version) for version in reversed(versions))
+    rows = "".join(_version_row(version) for version in versions)
     return (
         '<div class="card wide"><table class="versions"><tr><th>Version</th><th>State</th>'
         "<th>Method</th><th>From</th><th>Made</th><th>Held-out loss</th><th>Personal words</th>"
@@ -56,14 +55,15 @@ def _refresh_head(refresh: Refresh) -> str:
         badge = badge_of("Failed", "bad")
     elif refresh.status == "cancelled":
         badge = badge_of("Cancelled: nothing was changed", "warn")
-    elif refresh.cancel_requested and not refresh.finished:
-        badge = badge_of("Being cancelled", "busy")
+    elif not refresh.finished:
+        note = "Being cancelled" if refresh.cancel_requested else STATE_NOTES[refresh.status]
+        badge = badge_of(note, "busy")
     elif refresh.verdict == "publish":
         badge = badge_of(f"Published {refresh.adapter or ''}".strip(), "good")
     elif refresh.verdict == "reject":
         badge = badge_of("Rejected: the incumbent stays", "warn")
     else:
-        badge = badge_of(STATE_NOTES[refresh.status], "busy")
+        badge = badge_of(STATE_NOTES[refresh.status], "plain")
     took = f" · {refresh.seconds:.0f} s" if refresh.seconds is not None else ""
     return (
         f'<p class="head">{badge}<span class="faint">{escape(refresh.method)} · '

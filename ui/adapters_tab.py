@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from ui.adapter_cards import refresh_card, versions_table
+from ui.cards import empty_card
 from ui.chat_tab import adapter_choices
 from ui.gateway import Gateway
 from ui.notices import notices
@@ -12,10 +13,12 @@ from ui.records import Method, Refresh, Versions
 from ui.settings import UiSettings
 
 METHODS = [("PerCE: weigh personal words", "perce"), ("CE: plain control", "ce")]
+UNREAD = "The versions and refreshes cannot be read now."
 
 Update = dict[str, Any]
-Page = tuple[str, str, Update, Update, Update, Update]
-"""Versions, newest refresh, choices of rollback, refresh button, timer, cancel button."""
+Page = tuple[str | Update, str | Update, Update, Update, Update, Update, str | None]
+"""Versions, newest refresh, choices of rollback, refresh button, timer, cancel button, and whose
+they are."""
 
 
 class AdaptersTab:
@@ -24,19 +27,21 @@ class AdaptersTab:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def show(self, name: str | None, chosen: str | None = None) -> Page:
+    def show(self, name: str | None, chosen: str | None = None, shown: str | None = None) -> Page:
         """Show a persona's versions and how its newest refresh stands.
 
         Args:
             name: The persona.
             chosen: The version picked for a rollback; it stays picked.
+            shown: Whose page is shown now; where it cannot be read anew, the persona's own stays
+                and another's goes.
         """
-        versions, newest = Versions(), None
-        if name:
-            with notices():
-                newest = next(iter(self._gateway.refreshes(name)), None)
-                versions = self._gateway.adapters(name)
-        return _page(versions, newest, chosen)
+        if not name:
+            return _page(name, Versions(), None, chosen)
+        with notices():
+            newest = next(iter(self._gateway.refreshes(name)), None)
+            return _page(name, self._gateway.adapters(name), newest, chosen)
+        return _kept(name) if name == shown else _unread(name)
 
     def refresh(self, name: str | None, method: Method, chosen: str | None = None) -> Page:
         """Start a refresh."""
@@ -45,7 +50,7 @@ class AdaptersTab:
         else:
             with notices():
                 self._gateway.start_refresh(name, method)
-        return self.show(name, chosen)
+        return self.show(name, chosen, name)
 
     def cancel(self, name: str | None, chosen: str | None = None) -> Page:
         """Cancel the refresh that waits or runs."""
@@ -54,7 +59,7 @@ class AdaptersTab:
                 newest = next(iter(self._gateway.refreshes(name)), None)
                 if newest is not None and not newest.finished:
                     self._gateway.cancel_refresh(name, newest.id)
-        return self.show(name, chosen)
+        return self.show(name, chosen, name)
 
     def rollback(self, name: str | None, to: str | None) -> Page:
         """Make another version active."""
@@ -62,10 +67,12 @@ class AdaptersTab:
             with notices():
                 self._gateway.rollback(name, to)
                 gr.Info("The next reply uses it.", title="Rolled back")
-        return self.show(name)
+        return self.show(name, shown=name)
 
 
-def _page(versions: Versions, refresh: Refresh | None, chosen: str | None) -> Page:
+def _page(
+    name: str | None, versions: Versions, refresh: Refresh | None, chosen: str | None
+) -> Page:
     running = refresh is not None and not refresh.finished
     stoppable = refresh is not None and running and not refresh.cancel_requested
     choices = rollback_choices(versions)
@@ -77,7 +84,19 @@ def _page(versions: Versions, refresh: Refresh | None, chosen: str | None) -> Pa
         dict(gr.update(interactive=not running)),
         dict(gr.update(active=running)),
         dict(gr.update(visible=stoppable)),
+        name,
     )
+
+
+def _kept(name: str) -> Page:
+    """The page as it is."""
+    skip = dict(gr.skip())
+    return skip, skip, skip, skip, skip, skip, name
+
+
+def _unread(name: str) -> Page:
+    """The page of somebody of whom nothing could be read."""
+    return empty_card(UNREAD), "", *_page(name, Versions(), None, None)[2:]
 
 
 def rollback_choices(versions: Versions) -> list[tuple[str, str]]:
@@ -90,8 +109,15 @@ def rollback_choices(versions: Versions) -> list[tuple[str, str]]:
     return [*choices, ("None of their own", "none")] if versions.active else choices
 
 
-def build(tab: AdaptersTab, persona: gr.Dropdown, opened: gr.Tab, settings: UiSettings) -> None:
+def build(
+    tab: AdaptersTab,
+    persona: gr.Dropdown,
+    picked: gr.State,
+    opened: gr.Tab,
+    settings: UiSettings,
+) -> None:
     """Lay out the adapters and wire them."""
+    shown: gr.State = gr.State(None)
     gr.HTML("<h3>Versions</h3>", padding=False)
     table = gr.HTML(versions_table(()), elem_id="versions", padding=False)
     with gr.Row(elem_classes="adapters-layout"):
@@ -114,9 +140,15 @@ def build(tab: AdaptersTab, persona: gr.Dropdown, opened: gr.Tab, settings: UiSe
             back = gr.Button("Roll back", elem_id="rollback")
 
     timer = gr.Timer(settings.ui_poll_s, active=False)
-    page = [table, progress, to, start, timer, stop]
-    looks = [persona.select, opened.select, timer.tick]
-    gr.on(looks, tab.show, [persona, to], page, show_progress="hidden")
+    page = [table, progress, to, start, timer, stop, shown]
+    gr.on(
+        [picked.change, opened.select, timer.tick],
+        tab.show,
+        [persona, to, shown],
+        page,
+        trigger_mode="always_last",
+        show_progress="hidden",
+    )
     start.click(tab.refresh, [persona, method, to], page, show_progress="hidden")
     stop.click(tab.cancel, [persona, to], page, show_progress="hidden")
     back.click(tab.rollback, [persona, to], page, show_progress="hidden")

@@ -72,17 +72,24 @@ def build(gateway: Gateway, settings: UiSettings) -> gr.Blocks:
                 min_width=240,
                 elem_id="persona",
             )
+        picked = gr.State(None)
         with gr.Tabs():
             with gr.Tab("Chat", id="chat") as chat:
                 chat_handlers = chat_tab.ChatTab(gateway, settings)
-                adapter = chat_tab.build(chat_handlers, persona)
+                adapter = chat_tab.build(chat_handlers, persona, picked)
             with gr.Tab("Memory", id="memory") as memory:
-                memory_tab.build(memory_tab.MemoryTab(gateway), persona, memory)
+                memory_tab.build(memory_tab.MemoryTab(gateway), persona, picked, memory)
             with gr.Tab("Adapters", id="adapters") as adapters:
-                adapters_tab.build(adapters_tab.AdaptersTab(gateway), persona, adapters, settings)
+                adapters_handlers = adapters_tab.AdaptersTab(gateway)
+                adapters_tab.build(adapters_handlers, persona, picked, adapters, settings)
             with gr.Tab("Schedule", id="schedule") as schedule:
                 schedule_tab.build(schedule_tab.ScheduleTab(gateway), schedule)
         chat.select(chat_handlers.adapters, [persona, adapter], adapter, show_progress="hidden")
+        # What must not miss a pick listens to a state of its own: Gradio repeats all listeners of
+        # an event for one that asks for the last, and a conversation must not begin twice.
+        persona.change(
+            lambda name: name, persona, picked, trigger_mode="multiple", show_progress="hidden"
+        )
         timer = gr.Timer(STATUS_EVERY_S)
         gr.on([page.load, timer.tick], header.status, None, status, show_progress="hidden")
         page.load(header.personas, None, persona, show_progress="hidden")

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.conversation import Conversation, render
+from ui.conversation import Conversation, Turn, render
 from ui.gateway import ChatRequest, Gateway
 from ui.memory_cards import context_card
 from ui.notices import notices, warn
@@ -20,13 +20,15 @@ NO_CONTEXT_YET = "What the model gets to see of the persona appears here with th
 NO_PERSONA = "Not scored: there was no persona in the prompt to take away."
 NO_ADAPTER = "Not scored: the base model answered, and there is no adapter to take away."
 NOT_SCORED = "Not scored: choose a contrast to try again."
+OTHER_VERSION = "Not scored: another version answers now than the one that wrote this reply."
 NO_CONTEXT = "Nothing of the persona was in the prompt."
 CONTRASTS = [("Persona", "persona"), ("Adapter", "adapter"), ("Both", "both")]
 DEFAULT_ADAPTERS = [("Active version", "active"), ("None: base model", "none")]
 
 Update = dict[str, Any]
-View = tuple[Conversation, str, str, Update, Update, Update]
-"""State, conversation HTML, context HTML, message box, both feedback buttons."""
+View = tuple[Conversation, str, str, Update, Update, Update, Update, Update, str]
+"""State, conversation HTML, context HTML, message box, both feedback buttons, send button,
+contrast, and a message that was not sent."""
 
 
 class ChatTab:
@@ -38,7 +40,7 @@ class ChatTab:
 
     def begin(self, name: str | None) -> View:
         """Start a new conversation; what is being typed stays: its writer is faster than this."""
-        return self._view(Conversation(), name or "", message=None)
+        return self._view(Conversation(), name or "")
 
     def send(
         self,
@@ -49,18 +51,18 @@ class ChatTab:
         adapter: str,
         persona: bool,
     ) -> Iterator[View]:
-        """Answer a message as it is written; where that fails the message stays in its box."""
+        """Answer a message as it is written; one that cannot be answered is left to `settle`."""
         if not name or not message.strip():
             missing = "Pick a persona first." if not name else "Write a message first."
             gr.Warning(missing, title="Not sent")
-            yield self._view(conversation, name or "", message=message)
+            yield self._view(conversation, name or "")
             return
         try:
             asked = conversation.asked(message.strip())
             yield from self._answer(asked, name, contrast, adapter, persona)
         except GatewayError as error:
             warn(error)
-            yield self._view(conversation, name, message=message)
+            yield self._view(conversation, name, unsent=message)
 
     def rescore(
         self, name: str | None, conversation: Conversation, contrast: Contrast
@@ -68,22 +70,7 @@ class ChatTab:
         """Score the last reply under another contrast, by its own token ids where known."""
         last = conversation.last_reply()
         if name and last and last.personalization:
-            adapter = last.personalization.adapter or "none"
-            words, unscored = None, self._unscorable(name, contrast, adapter, last.persona)
-            if not unscored:
-                try:
-                    words = self._gateway.pir(
-                        name,
-                        conversation.messages()[:-1],
-                        last.token_ids or last.text,
-                        contrast=contrast,
-                        adapter=adapter,
-                        persona=last.persona,
-                        conversation=conversation.id,
-                    )
-                except GatewayError as error:
-                    warn(error)
-                    unscored = NOT_SCORED
+            words, unscored = self._score(name, conversation, last, last.personalization, contrast)
             conversation = conversation.rescored(words, contrast, unscored)
         return conversation, render(conversation, name or ""), legend(contrast)
 
@@ -114,6 +101,8 @@ class ChatTab:
     def _answer(
         self, asked: Conversation, name: str, contrast: Contrast, adapter: str, persona: bool
     ) -> Iterator[View]:
+        # The box is emptied this once: from here on the next message may be typed in it.
+        yield self._view(asked, name, message="", writing="")
         unscored = self._unscorable(name, contrast, adapter, persona)
         request = ChatRequest(
             user=name,
@@ -128,16 +117,41 @@ class ChatTab:
         )
         written = ""
         drawn = 0.0
-        yield self._writing(asked, name, written)
         for part in self._gateway.stream_chat(request):
             if isinstance(part, Reply):
                 finished = asked.answered(part, persona=persona, unscored=unscored)
-                yield self._view(finished, name, message="")
+                yield self._view(finished, name)
                 return
             written += part.text
             if time.monotonic() - drawn >= REDRAW_S:
                 drawn = time.monotonic()
-                yield self._writing(asked, name, written)
+                yield self._view(asked, name, writing=written)
+
+    def _score(
+        self,
+        name: str,
+        conversation: Conversation,
+        last: Turn,
+        used: Personalization,
+        contrast: Contrast,
+    ) -> tuple[Personalization | None, str]:
+        """The last reply's words under a contrast, or why there are none."""
+        if unscored := self._unscorable(name, contrast, used.adapter or "none", last.persona):
+            return None, unscored
+        try:
+            words = self._gateway.pir(
+                name,
+                conversation.messages()[:-1],
+                last.token_ids or last.text,
+                contrast=contrast,
+                adapter=used.choice,
+                persona=last.persona,
+                conversation=conversation.id,
+            )
+        except GatewayError as error:
+            warn(error)
+            return None, NOT_SCORED
+        return (words, "") if words.adapter == used.adapter else (None, OTHER_VERSION)
 
     def _unscorable(self, name: str, contrast: Contrast, adapter: str, persona: bool) -> str:
         """Why a reply cannot be scored under a contrast; empty where it can.
@@ -152,20 +166,26 @@ class ChatTab:
 
     def _has_adapter(self, name: str, adapter: str) -> bool:
         if adapter == "active":
-            return self._gateway.adapters(name).active is not None
+            return self._gateway.adapters(name).answers is not None
         return adapter != "none"
 
-    def _writing(self, conversation: Conversation, name: str, written: str) -> View:
-        page = render(conversation, name, writing=written)
-        return conversation, page, self._context(conversation), _box(""), *_buttons(False)
-
-    def _view(self, conversation: Conversation, name: str, *, message: str | None) -> View:
+    def _view(
+        self,
+        conversation: Conversation,
+        name: str,
+        *,
+        message: str | None = None,
+        writing: str | None = None,
+        unsent: str = "",
+    ) -> View:
         return (
             conversation,
-            render(conversation, name),
+            render(conversation, name, writing=writing),
             self._context(conversation),
             _box(message),
-            *_buttons(conversation.last_reply() is not None),
+            *_usable(conversation.last_reply() is not None),
+            *_usable(writing is None),
+            unsent,
         )
 
     def _context(self, conversation: Conversation) -> str:
@@ -176,21 +196,32 @@ class ChatTab:
         return context_card(used.context, NO_CONTEXT)
 
 
+def settle(typed: str, unsent: str) -> tuple[Update, str, Update, Update]:
+    """Let the next message be sent; one that was not sent goes back before what was typed since.
+
+    Args:
+        typed: What is in the message box.
+        unsent: The message that was not sent; empty where there is none.
+    """
+    kept = "\n".join(text for text in (unsent, typed) if text)
+    return _box(kept if unsent else None), "", *_usable(True)
+
+
 def adapter_choices(versions: Versions) -> list[tuple[str, str]]:
     """Choices for the adapter: the active one, the base model, and every published version."""
-    answers = versions.active or versions.answers
-    active = f"Active ({answers})" if answers else "Active (none yet)"
+    active = f"Active ({versions.answers})" if versions.answers else "Active (none yet)"
     published = [
         (f"{version.version} ({version.state})", version.version)
-        for version in reversed(versions.data)
+        for version in versions.data
         if version.state in {"active", "retired"}
     ]
     return [(active, "active"), ("None: base model", "none"), *published]
 
 
-def build(tab: ChatTab, persona: gr.Dropdown) -> gr.Dropdown:
+def build(tab: ChatTab, persona: gr.Dropdown, picked: gr.State) -> gr.Dropdown:
     """Lay out the chat and wire it; answers its choice of adapter, for others to refresh."""
     state = gr.State(Conversation())
+    unsent = gr.State("")
     with gr.Row(elem_classes="chat-layout"):
         with gr.Column(scale=7, min_width=420):
             page = gr.HTML(
@@ -230,19 +261,23 @@ def build(tab: ChatTab, persona: gr.Dropdown) -> gr.Dropdown:
             gr.HTML("<h3>What the model saw of the persona</h3>", padding=False)
             context = gr.HTML(context_card((), NO_CONTEXT_YET), elem_id="context", padding=False)
 
-    view = [state, page, context, box, liked, disliked]
+    view = [state, page, context, box, liked, disliked, send, contrast, unsent]
     asked = [box, persona, state, contrast, adapter, with_persona]
     sending = gr.on([send.click, box.submit], tab.send, asked, view, show_progress="hidden")
-    # First stop, then begin: a last piece of the old reply must not land in the new page.
-    stopped = gr.on([new.click, persona.select], None, cancels=sending)
-    stopped.then(tab.begin, persona, view, show_progress="hidden")
-    persona.select(tab.adapters, persona, adapter, show_progress="hidden")
-    contrast.input(
+    # Of these two, an error triggers only the second.
+    for ended in (sending.then, sending.failure):
+        ended(settle, [box, unsent], [box, unsent, send, contrast], show_progress="hidden")
+    rescoring = contrast.input(
         tab.rescore,
         [persona, state, contrast],
         [state, page, key],
+        trigger_mode="always_last",
         show_progress="hidden",
     )
+    # First stop, then begin: nothing of the old conversation must land in the new page.
+    stopped = gr.on([new.click, persona.change], None, cancels=[sending, rescoring])
+    stopped.then(tab.begin, persona, view, trigger_mode="always_last", show_progress="hidden")
+    picked.change(tab.adapters, persona, adapter, show_progress="hidden")
     liked.click(lambda conversation: tab.endorse(conversation, "up"), state)
     disliked.click(lambda conversation: tab.endorse(conversation, "down"), state)
     return adapter
@@ -257,5 +292,6 @@ def _box(message: str | None) -> Update:
     return dict(gr.update() if message is None else gr.update(value=message))
 
 
-def _buttons(usable: bool) -> tuple[Update, Update]:
+def _usable(usable: bool) -> tuple[Update, Update]:
+    """Let two components be used, or not."""
     return dict(gr.update(interactive=usable)), dict(gr.update(interactive=usable))

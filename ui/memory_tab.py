@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
+from ui.cards import empty_card
 from ui.gateway import Gateway
 from ui.memory_cards import context_card, fact_row, import_card
 from ui.moment import when
 from ui.notices import notices, warn
-from ui.records import Fact
+from ui.records import Fact, Text
 from ui.transport import GatewayError
 
 HEADERS = ["When", "Asked", "Wrote", "From"]
@@ -17,8 +19,15 @@ WIDTHS: list[str | int] = ["16%", "24%", "48%", "12%"]
 NO_PREVIEW = "Write a message to see what a chat would get to see of this persona."
 NO_FACTS = "No facts yet."
 NO_MATCH = "Nothing: no fact and no earlier text fits."
+UNREAD = "The facts cannot be read now."
 
+Update = dict[str, Any]
 Row = list[str]
+Facts = list[Fact] | None
+"""None where they could not be read."""
+
+Page = tuple[Facts | Update, list[Row] | Update, str | Update, str | None]
+"""Facts, texts as table rows, their heading, and whose they are."""
 
 
 class MemoryTab:
@@ -27,40 +36,41 @@ class MemoryTab:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def facts(self, name: str | None) -> list[Fact]:
-        """The persona's facts; none where the gateway does not answer."""
-        if name:
-            with notices():
-                return self._gateway.facts(name)
-        return []
+    def show(self, name: str | None, shown: str | None = None) -> Page:
+        """The persona's facts, and their texts newest first.
 
-    def add_fact(self, name: str | None, text: str) -> tuple[list[Fact], str]:
-        """Add a fact; answers all facts, and what stays in the box."""
-        if name and text.strip():
-            try:
-                self._gateway.add_fact(name, text.strip())
-            except GatewayError as error:
-                warn(error)
-                return self.facts(name), text
-        return self.facts(name), ""
+        Args:
+            name: The persona.
+            shown: Whose memory is shown now; where it cannot be read anew, the persona's own stays
+                and another's goes.
+        """
+        if not name:
+            return [], [], texts_title(0), name
+        with notices():
+            facts, texts = self._gateway.facts(name), self._gateway.history(name)
+            return facts, [_row(text) for text in reversed(texts)], texts_title(len(texts)), name
+        if name == shown:
+            return dict(gr.skip()), dict(gr.skip()), dict(gr.skip()), name
+        return None, [], texts_title(None), name
 
-    def remove_fact(self, name: str | None, fact: Fact) -> list[Fact]:
+    def add_fact(self, name: str | None, text: str) -> tuple[Facts | Update, str | Update]:
+        """Add a fact; answers all facts, and what becomes of the box."""
+        if not name or not text.strip():
+            missing = "Pick a persona first." if not name else "Write a fact first."
+            gr.Warning(missing, title="Not added")
+            return dict(gr.skip()), dict(gr.skip())
+        try:
+            self._gateway.add_fact(name, text.strip())
+        except GatewayError as error:
+            warn(error)
+            return dict(gr.skip()), dict(gr.skip())
+        return self._facts(name), ""
+
+    def remove_fact(self, name: str, fact: Fact) -> Facts | Update:
         """Remove a fact; answers those that are left."""
-        if name:
-            with notices():
-                self._gateway.remove_fact(name, fact.id)
-        return self.facts(name)
-
-    def texts(self, name: str | None) -> tuple[list[Row], str]:
-        """The persona's texts as table rows, newest first, and how many there are."""
-        rows: list[Row] = []
-        if name:
-            with notices():
-                rows = [
-                    [when(text.time), text.query, text.text, text.source or ""]
-                    for text in reversed(self._gateway.history(name))
-                ]
-        return rows, texts_title(len(rows))
+        with notices():
+            self._gateway.remove_fact(name, fact.id)
+        return self._facts(name)
 
     def import_file(self, name: str | None, path: str | None) -> str:
         """Import a file of texts; answers what became of its lines."""
@@ -81,15 +91,28 @@ class MemoryTab:
             return context_card(self._gateway.memory(name, query.strip()), NO_MATCH)
         return context_card((), NO_PREVIEW)
 
+    def _facts(self, name: str) -> Facts | Update:
+        """The persona's facts; those that are shown stay where they cannot be read."""
+        with notices():
+            return self._gateway.facts(name)
+        return dict(gr.skip())
 
-def texts_title(count: int) -> str:
-    """The heading over the texts."""
-    return f"<h3>Texts <span class='faint'>{count}</span></h3>"
+
+def texts_title(count: int | None) -> str:
+    """The heading over the texts; their number is None where they could not be read."""
+    number = "" if count is None else f" <span class='faint'>{count}</span>"
+    return f"<h3>Texts{number}</h3>"
 
 
-def build(tab: MemoryTab, persona: gr.Dropdown, opened: gr.Tab) -> None:
+def start_over() -> tuple[str, str, str, None]:
+    """Empty what was of the persona before: a message tried, its preview, an import, its file."""
+    return "", context_card((), NO_PREVIEW), "", None
+
+
+def build(tab: MemoryTab, persona: gr.Dropdown, picked: gr.State, opened: gr.Tab) -> None:
     """Lay out the memory and wire it."""
     known: gr.State = gr.State([])
+    shown: gr.State = gr.State(None)
     with gr.Row(elem_classes="memory-layout"):
         with gr.Column(scale=5, min_width=340):
             gr.HTML("<h3>Facts</h3>", padding=False)
@@ -112,7 +135,7 @@ def build(tab: MemoryTab, persona: gr.Dropdown, opened: gr.Tab) -> None:
             )
             preview = gr.HTML(context_card((), NO_PREVIEW), elem_id="preview", padding=False)
         with gr.Column(scale=7, min_width=420):
-            title = gr.HTML(texts_title(0), padding=False)
+            title = gr.HTML(texts_title(0), elem_id="texts-title", padding=False)
             texts = gr.Dataframe(
                 headers=HEADERS,
                 datatype="str",
@@ -136,27 +159,32 @@ def build(tab: MemoryTab, persona: gr.Dropdown, opened: gr.Tab) -> None:
 
     gr.on([fact.submit, add.click], tab.add_fact, [persona, fact], [known, fact])
     query.submit(tab.preview, [persona, query], preview, show_progress="hidden")
+    page = [known, texts, title, shown]
     upload.upload(tab.import_file, [persona, upload], imported).then(
-        tab.texts, persona, [texts, title]
+        tab.show, [persona, shown], page
     )
-    gr.on([persona.select, opened.select], tab.facts, persona, known, show_progress="hidden")
     gr.on(
-        [persona.select, opened.select],
-        tab.texts,
-        persona,
-        [texts, title],
+        [picked.change, opened.select],
+        tab.show,
+        [persona, shown],
+        page,
+        trigger_mode="always_last",
         show_progress="hidden",
     )
-    persona.select(lambda: ("", context_card((), NO_PREVIEW)), None, [query, preview])
+    picked.change(start_over, None, [query, preview, imported, upload], show_progress="hidden")
+
+
+def _row(text: Text) -> Row:
+    return [when(text.time), text.query, text.text, text.source or ""]
 
 
 def _fact_list(tab: MemoryTab, persona: gr.Dropdown, known: gr.State) -> None:
     """A row with a remove button for each fact, drawn anew when the facts change."""
 
-    def draw(facts: Sequence[Fact]) -> None:
+    def draw(facts: Sequence[Fact] | None) -> None:
         if not facts:
-            gr.HTML(context_card((), NO_FACTS), padding=False)
-        for fact in facts:
+            gr.HTML(empty_card(UNREAD if facts is None else NO_FACTS), padding=False)
+        for fact in facts or ():
             with gr.Row(elem_classes="fact", equal_height=True):
                 gr.HTML(fact_row(fact.text), padding=False)
                 remove = gr.Button("Remove", size="sm", scale=0, min_width=80)

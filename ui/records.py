@@ -13,9 +13,12 @@ from ui.training import Examples, Progress, Report, Training
 
 Contrast = Literal["persona", "adapter", "both"]
 Method = Literal["perce", "ce"]
-Stage = Literal["dataset", "train", "gate", "publish", "warm", "activate", "drain"]
+Stage = Literal["dataset", "train", "gate", "publish", "warm", "activate"]
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+
+SHARED = "population@"
+"""What the name of a version of all begins with."""
 
 
 class Ready(Record):
@@ -120,6 +123,13 @@ class Personalization(Record):
     words: tuple[PersonalWord, ...] | None = None
     contrast: Contrast = "persona"
     cut: Cut | None = None
+
+    @property
+    def choice(self) -> str:
+        """The adapter as a request names it; a version of all has no name there but `active`."""
+        if self.adapter is None:
+            return "none"
+        return "active" if self.adapter.startswith(SHARED) else self.adapter
 
 
 class Reply(Record):

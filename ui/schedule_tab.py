@@ -1,5 +1,7 @@
 """The schedule: when due people are refreshed, on their own or now."""
 
+from typing import Any
+
 import gradio as gr
 
 from ui.gateway import Gateway
@@ -9,14 +11,17 @@ from ui.schedule_cards import schedule_card, started_card
 
 UNKNOWN = '<div class="card nothing">The schedule cannot be read now.</div>'
 
+Update = dict[str, Any]
+
 Fields = tuple[str, str, float, float, float, float, bool, float]
 """Cron, time zone, least number of new texts, quiet minutes, gap hours, window hours, online
 mode, its refreshes an hour."""
 
-Page = tuple[str, str, str, float, float, float, float, bool, float]
-"""The card, and the fields."""
+Page = tuple[Any, ...]
+"""The card, the form, its fields, and what the fields were filled with."""
 
-DEFAULTS: Fields = ("", "UTC", 10, 60, 8, 0, False, 20)
+KEPT: Page = (dict(gr.skip()),) * 11
+"""The page as it is."""
 
 
 class ScheduleTab:
@@ -25,51 +30,57 @@ class ScheduleTab:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def show(self) -> Page:
-        """The schedule as it stands."""
+    def show(self, filled: Fields | None, *typed: str | float | bool | None) -> Page:
+        """The schedule as it stands.
+
+        Args:
+            filled: What the fields were filled with; None if they never were.
+            typed: What is in them now; where that was edited, it stays.
+        """
         with notices():
-            return _page(self._gateway.schedule())
-        return UNKNOWN, *DEFAULTS
+            page = _page(self._gateway.schedule())
+            return page if filled in (None, typed) else (page[0], *KEPT[1:])
+        return KEPT
 
     def save(
         self,
-        cron: str,
-        timezone: str,
-        min_new_texts: float,
-        quiet_minutes: float,
-        min_gap_hours: float,
-        window_hours: float,
+        cron: str | None,
+        timezone: str | None,
+        min_new_texts: float | None,
+        quiet_minutes: float | None,
+        min_gap_hours: float | None,
+        window_hours: float | None,
         online: bool,
-        online_per_hour: float,
+        online_per_hour: float | None,
     ) -> Page:
         """Change when it runs and who is due; what was typed stays where that is refused."""
+        fields: dict[str, str | float | None] = {
+            "cron": (cron or "").strip(),
+            "timezone": (timezone or "").strip(),
+            "min_new_texts": min_new_texts,
+            "quiet_minutes": quiet_minutes,
+            "min_gap_hours": min_gap_hours,
+            "window_hours": window_hours,
+            "online": online,
+            "online_per_hour": online_per_hour,
+        }
+        changes = {name: value for name, value in fields.items() if value is not None}
+        if len(changes) < len(fields) or "" in changes.values():
+            gr.Warning("A field is empty: fill in every one.", title="Not saved")
+            return KEPT
         with notices():
-            changed = self._gateway.set_schedule(
-                cron=cron.strip(),
-                timezone=timezone.strip(),
-                min_new_texts=int(min_new_texts),
-                quiet_minutes=quiet_minutes,
-                min_gap_hours=min_gap_hours,
-                window_hours=window_hours,
-                online=online,
-                online_per_hour=int(online_per_hour),
-            )
+            changed = self._gateway.set_schedule(**changes)
             gr.Info("From now on it runs like this.", title="Saved")
             return _page(changed)
-        typed = (min_new_texts, quiet_minutes, min_gap_hours, window_hours, online, online_per_hour)
-        return self.show()[0], cron, timezone, *typed
+        return KEPT
 
-    def pause(self) -> Page:
+    def pause(self) -> str | Update:
         """Run no refreshes until resumed."""
-        with notices():
-            return _page(self._gateway.set_schedule(paused=True))
-        return self.show()
+        return self._set_paused(True)
 
-    def resume(self) -> Page:
+    def resume(self) -> str | Update:
         """Run refreshes again."""
-        with notices():
-            return _page(self._gateway.set_schedule(paused=False))
-        return self.show()
+        return self._set_paused(False)
 
     def run_now(self) -> str:
         """Start a round over everyone who is due."""
@@ -77,10 +88,14 @@ class ScheduleTab:
             return started_card(self._gateway.run_schedule())
         return ""
 
+    def _set_paused(self, paused: bool) -> str | Update:
+        with notices():
+            return schedule_card(self._gateway.set_schedule(paused=paused))
+        return dict(gr.skip())
+
 
 def _page(schedule: Schedule) -> Page:
-    return (
-        schedule_card(schedule),
+    fields: Fields = (
         schedule.cron,
         schedule.timezone,
         schedule.min_new_texts,
@@ -90,6 +105,7 @@ def _page(schedule: Schedule) -> Page:
         schedule.online,
         schedule.online_per_hour,
     )
+    return schedule_card(schedule), dict(gr.update(visible=True)), *fields, fields
 
 
 def build(tab: ScheduleTab, opened: gr.Tab) -> None:
@@ -103,7 +119,8 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
                 resume = gr.Button("Resume", elem_id="resume", min_width=100)
                 run = gr.Button("Run now", variant="primary", elem_id="run-now", min_width=100)
             started = gr.HTML("", elem_id="started", padding=False)
-        with gr.Column(scale=5, min_width=340):
+        # Empty numbers would read as 0: there is no form before there is something to fill it with.
+        with gr.Column(scale=5, min_width=340, visible=False) as form:
             gr.HTML("<h3>Change it</h3>", padding=False)
             cron = gr.Textbox(
                 label="Cron",
@@ -114,8 +131,6 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
             zone = gr.Textbox(label="Time zone", info="Such as Europe/Berlin.", elem_id="zone")
             least = gr.Number(
                 label="New texts that make a person due",
-                value=10,
-                minimum=1,
                 precision=0,
                 elem_id="min-new-texts",
             )
@@ -123,24 +138,18 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
                 quiet = gr.Number(
                     label="Minutes of quiet",
                     info="Since the last message.",
-                    value=60,
-                    minimum=0,
                     elem_id="quiet-minutes",
                     min_width=120,
                 )
                 gap = gr.Number(
                     label="Hours between refreshes",
                     info="Of one person.",
-                    value=8,
-                    minimum=0,
                     elem_id="min-gap-hours",
                     min_width=120,
                 )
             window = gr.Number(
                 label="Window in hours",
                 info="What does not fit is carried over to the next night. 0: no end.",
-                value=0,
-                minimum=0,
                 elem_id="window-hours",
             )
             with gr.Row():
@@ -151,8 +160,6 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
                 )
                 budget = gr.Number(
                     label="Refreshes an hour, online",
-                    value=20,
-                    minimum=1,
                     precision=0,
                     elem_id="online-per-hour",
                     min_width=120,
@@ -160,9 +167,10 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
             save = gr.Button("Save", variant="primary", elem_id="save-schedule")
 
     fields = [cron, zone, least, quiet, gap, window, online, budget]
-    page = [card, *fields]
-    opened.select(tab.show, None, page, show_progress="hidden")
+    filled: gr.State = gr.State(None)
+    page = [card, form, *fields, filled]
+    opened.select(tab.show, [filled, *fields], page, show_progress="hidden")
     save.click(tab.save, fields, page, show_progress="hidden")
-    pause.click(tab.pause, None, page, show_progress="hidden")
-    resume.click(tab.resume, None, page, show_progress="hidden")
+    pause.click(tab.pause, None, card, show_progress="hidden")
+    resume.click(tab.resume, None, card, show_progress="hidden")
     run.click(tab.run_now, None, started, show_progress="hidden")

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from ui.login import is_loopback
+
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -53,6 +55,8 @@ class Transport:
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
                 transport=inner,
+                # A proxy of the environment cannot reach what is on this machine alone.
+                trust_env=not is_loopback(httpx.URL(self.url).host),
             )
         except httpx.InvalidURL as error:
             raise GatewayError(

@@ -1,11 +1,9 @@
 """The UI in headless Chromium against the scripted gateway: no engine, no model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from page_actions import message_box, pick, say, send
 from playwright.sync_api import Locator, Page, expect
-from running_ui import running_ui
 from scripted_gateway import ScriptedGateway
 from scripted_records import REPLY
 
@@ -13,30 +11,8 @@ TEXT = "".join(text for text, _ in REPLY)
 PERSONAL = [text.strip() for text, pir in REPLY if pir > 1]
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[ScriptedGateway]:
-    with ScriptedGateway(pause_s=0.02, moving=True) as fake:
-        yield fake
-
-
-@pytest.fixture(scope="module")
-def ui_url(fake: ScriptedGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_ui(fake.url, tmp_path_factory.mktemp("ui") / "ui.log") as url:
-        yield url
-
-
-@pytest.fixture
-def maeve(page: Page, ui_url: str) -> Page:
-    """The page with the persona `maeve` picked."""
-    page.goto(ui_url)
-    page.get_by_label("Chat as").click()
-    page.get_by_role("option", name="maeve").click()
-    expect(page.get_by_text("Chat as maeve")).to_be_visible()
-    return page
-
-
 def test_a_persona_chats_and_sees_which_words_are_theirs(maeve: Page) -> None:
-    _say(maeve, "What should I do on Saturday?")
+    say(maeve, "What should I do on Saturday?")
     conversation = maeve.locator("#conversation")
     expect(conversation.locator("mark.pir")).to_have_text(PERSONAL)
     expect(conversation.locator(".assistant .bubble")).to_have_text(TEXT)
@@ -47,20 +23,20 @@ def test_a_persona_chats_and_sees_which_words_are_theirs(maeve: Page) -> None:
 
 
 def test_the_numbers_are_reachable_by_keyboard(maeve: Page) -> None:
-    _say(maeve, "Hello?")
+    say(maeve, "Hello?")
     maeve.locator("#conversation mark.pir").nth(2).focus()
     expect(maeve.get_by_role("tooltip")).to_contain_text("PIR 5.60")
 
 
 def test_another_contrast_highlights_the_same_reply_anew(maeve: Page) -> None:
-    _say(maeve, "Hello?")
+    say(maeve, "Hello?")
     maeve.get_by_label("Both").click()
     halved = [text.strip() for text, pir in REPLY if pir / 2 > 1]
     expect(maeve.locator("#conversation mark.pir")).to_have_text(halved)
 
 
 def test_markup_from_user_and_model_is_shown_as_text(maeve: Page) -> None:
-    _say(maeve, "<img src=x onerror=document.title='owned'> ${1+1} {{value}}")
+    say(maeve, "<img src=x onerror=document.title='owned'> ${1+1} {{value}}")
     expect(maeve.locator("#conversation mark.pir")).to_have_text(PERSONAL)
     expect(maeve.locator("#conversation .user .bubble")).to_have_text(
         "<img src=x onerror=document.title='owned'> ${1+1} {{value}}"
@@ -73,10 +49,9 @@ def test_an_engine_that_is_not_ready_is_said_and_the_message_kept(
     maeve: Page, fake: ScriptedGateway
 ) -> None:
     fake.fail("/v1/chat/completions", 503, "The engine is starting: try again in a minute.")
-    maeve.locator("#message textarea").fill("Hello?")
-    maeve.locator("#send").click()
+    send(maeve, "Hello?")
     expect(maeve.get_by_text("try again in a minute")).to_be_visible()
-    expect(maeve.locator("#message textarea")).to_have_value("Hello?")
+    expect(message_box(maeve)).to_have_value("Hello?")
     expect(maeve.locator("#conversation mark.pir")).to_have_count(0)
 
 
@@ -85,11 +60,9 @@ def test_a_persona_picked_during_a_reply_does_not_see_it(
 ) -> None:
     fake.pause_s = 0.2
     try:
-        maeve.locator("#message textarea").fill("Hello?")
-        maeve.locator("#send").click()
+        send(maeve, "Hello?")
         expect(maeve.locator("#conversation .assistant .bubble")).to_contain_text("Ah sure")
-        maeve.get_by_label("Chat as").click()
-        maeve.get_by_role("option", name="otto").click()
+        pick(maeve, "otto")
         expect(maeve.get_by_text("Chat as otto")).to_be_visible()
         maeve.wait_for_timeout(2 * 1000 * fake.pause_s * len(REPLY) / 2)
         expect(maeve.get_by_text("Chat as otto")).to_be_visible()
@@ -98,15 +71,15 @@ def test_a_persona_picked_during_a_reply_does_not_see_it(
 
 
 def test_looking_at_the_personas_without_picking_one_keeps_the_conversation(maeve: Page) -> None:
-    _say(maeve, "Hello?")
-    maeve.locator("#message textarea").fill("And then?")
+    say(maeve, "Hello?")
+    message_box(maeve).fill("And then?")
     maeve.get_by_label("Chat as").click()
     expect(maeve.get_by_role("option", name="otto")).to_be_visible()
-    maeve.locator("#message textarea").click()
+    message_box(maeve).click()
     expect(maeve.get_by_role("option", name="otto")).to_have_count(0)
     maeve.wait_for_timeout(1000)
     expect(maeve.locator("#conversation mark.pir")).to_have_text(PERSONAL)
-    expect(maeve.locator("#message textarea")).to_have_value("And then?")
+    expect(message_box(maeve)).to_have_value("And then?")
 
 
 def test_the_memory_can_be_read_and_changed(maeve: Page, tmp_path: Path) -> None:
@@ -124,6 +97,20 @@ def test_the_memory_can_be_read_and_changed(maeve: Page, tmp_path: Path) -> None
     expect(maeve.locator("#imported")).to_contain_text("1 added")
     expect(maeve.locator("#imported")).to_contain_text("this is no JSON")
     expect(maeve.locator("#texts")).to_contain_text("Flying it, so they are.")
+    pick(maeve, "otto")
+    expect(maeve.get_by_text("I repair clocks.")).to_be_visible()
+    expect(maeve.locator("#imported")).not_to_contain_text("added")
+    expect(maeve.locator("#import")).not_to_contain_text("texts.jsonl")
+
+
+def test_a_fact_for_nobody_is_not_lost(page: Page, ui_url: str) -> None:
+    page.goto(ui_url)
+    page.get_by_role("tab", name="Memory").click()
+    fact = page.locator("#new-fact input, #new-fact textarea")
+    fact.fill("I keep bees.")
+    page.locator("#add-fact").click()
+    expect(page.get_by_text("Pick a persona first.")).to_be_visible()
+    expect(fact).to_have_value("I keep bees.")
 
 
 def test_a_refresh_is_followed_to_a_new_version(maeve: Page) -> None:
@@ -153,6 +140,32 @@ def test_the_schedule_can_be_paused_and_changed(page: Page, ui_url: str) -> None
     expect(page.get_by_text("no cron expression")).to_be_visible()
 
 
+def test_edits_of_the_schedule_stay_unsaved_until_every_field_is_filled(
+    page: Page, ui_url: str, fake: ScriptedGateway
+) -> None:
+    page.goto(ui_url)
+    page.get_by_role("tab", name="Schedule").click()
+    cron = page.locator("#cron textarea, #cron input")
+    least = page.locator("#min-new-texts input")
+    expect(cron).to_have_value("0 3 * * *")
+    for part, value in [("quiet-minutes", "60"), ("window-hours", "0"), ("online-per-hour", "20")]:
+        expect(page.locator(f"#{part} input")).to_have_value(value)
+    fake.schedule.schedule["min_new_texts"] = 4
+    _reopen_schedule(page)
+    expect(least).to_have_value("4")
+    cron.fill("30 2 * * 1")
+    page.locator("#pause").click()
+    expect(page.locator("#schedule")).to_contain_text("Paused")
+    page.locator("#resume").click()
+    expect(page.locator("#schedule")).to_contain_text("Active")
+    _reopen_schedule(page)
+    expect(cron).to_have_value("30 2 * * 1")
+    least.fill("")
+    page.locator("#save-schedule").click()
+    expect(page.get_by_text("A field is empty")).to_be_visible()
+    expect(cron).to_have_value("30 2 * * 1")
+
+
 def test_nothing_outside_this_machine_is_asked_for(page: Page, ui_url: str) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -161,10 +174,9 @@ def test_nothing_outside_this_machine_is_asked_for(page: Page, ui_url: str) -> N
     assert [url for url in asked if not url.startswith((ui_url, "data:", "blob:"))] == []
 
 
-def _say(page: Page, message: str) -> None:
-    page.locator("#message textarea").fill(message)
-    page.locator("#send").click()
-    expect(page.locator("#conversation .note")).to_be_visible()
+def _reopen_schedule(page: Page) -> None:
+    for tab in ("Chat", "Schedule"):
+        page.get_by_role("tab", name=tab).click()
 
 
 def _version(page: Page, version: str) -> Locator:

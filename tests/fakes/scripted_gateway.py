@@ -2,7 +2,8 @@
 
 As a script it serves until it is killed: `python tests/fakes/scripted_gateway.py PORT`.
 In a test it serves from `with` to its end: `with ScriptedGateway() as gateway: gateway.url`.
-It speaks the gateway's HTTP for the two users in `PEOPLE`; `fail` scripts the next refusal.
+It speaks the gateway's HTTP for the two users in `PEOPLE`; `fail` scripts the next refusal,
+`delay` the next slow answer.
 """
 
 import json
@@ -19,7 +20,7 @@ from scripted_answers import Answer, Routes, refused
 from scripted_records import KEY, MODEL, REPLY, scores
 from scripted_refreshes import ScriptedRefreshes
 from scripted_schedule import ScriptedSchedule
-from scripted_users import People, ScriptedUsers, active_version, two_people
+from scripted_users import People, ScriptedUsers, two_people
 
 
 @dataclass
@@ -34,6 +35,7 @@ class ScriptedGateway(LocalServer):
     """Whether every look at a list of refreshes brings the newest one further."""
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     failures: list[tuple[str, int, str]] = field(default_factory=list)
+    delays: list[tuple[str, float]] = field(default_factory=list)
     break_stream: bool = False
     findings: list[dict[str, Any]] = field(default_factory=list)
     """What a check of all adapters finds; a repair removes those that are removable."""
@@ -48,12 +50,20 @@ class ScriptedGateway(LocalServer):
         """Refuse the next request whose path holds `path`."""
         self.failures.append((path, status, message))
 
+    def delay(self, path: str, seconds: float) -> None:
+        """Take that long over the next request whose path holds `path`."""
+        self.delays.append((path, seconds))
+
     def respond(self, request: Request) -> Response:
         path = request.path.partition("?")[0]
         body: Any = request.body
         if not path.endswith("/history"):
             body = request.json() if request.body else None
         self.requests.append((request.method, path, body))
+        for delay in list(self.delays):
+            if delay[0] in path:
+                self.delays.remove(delay)
+                time.sleep(delay[1])
         for failure in list(self.failures):
             if failure[0] in path:
                 self.failures.remove(failure)
@@ -94,9 +104,12 @@ class ScriptedGateway(LocalServer):
         }
 
     def _refuse(self, user: str, asked: dict[str, Any]) -> Answer | None:
-        """Refuse an unknown user, and a contrast between two equal sides."""
+        """Refuse an unknown user, what is no version, and a contrast between two equal sides."""
         if user not in self.users:
             return refused(404, f"There is no user {user!r}.")
+        if not re.fullmatch(r"active|none|v\d+", asked["adapter"]):
+            said = "is no adapter version: use 'active', 'none' or 'v7'."
+            return refused(400, f"{asked['adapter']!r} {said}")
         if not asked.get("pir", True):
             return None
         if asked["contrast"] != "adapter" and not asked["persona"]:
@@ -114,7 +127,7 @@ class ScriptedGateway(LocalServer):
     def _chosen(self, user: str, adapter: str) -> str | None:
         """The version behind `active`, `none` or a version's name."""
         version: str | None = {
-            "active": active_version(self.users[user]),
+            "active": self.refreshes.answers(user),
             "none": None,
         }.get(adapter, adapter)
         return version

@@ -5,7 +5,7 @@ from typing import Any
 KEY = "attune-" + "a" * 40
 MODEL = "scripted-model"
 MADE = "2026-11-20T09:30:00+00:00"
-STAGES = ("dataset", "train", "gate", "publish", "warm", "activate", "drain")
+STAGES = ("dataset", "train", "gate", "publish", "warm", "activate")
 LOSSES = {"base": 3.412, "incumbent": None, "candidate": 2.871}
 PERSONAL = {"base": 4.905, "incumbent": None, "candidate": 3.02}
 

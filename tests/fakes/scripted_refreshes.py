@@ -14,10 +14,12 @@ class ScriptedRefreshes:
 
     Attributes:
         moving: Whether every look at a list of refreshes brings the newest one further.
+        population: The version of all, such as `population@v1`, that answers whoever has none.
     """
 
     people: People
     moving: bool = False
+    population: str | None = None
 
     def routes(self) -> Routes:
         return {
@@ -29,6 +31,10 @@ class ScriptedRefreshes:
             f"POST {USER}/refreshes/([^/]+)/cancel": self._cancel,
         }
 
+    def answers(self, name: str) -> str | None:
+        """The version that answers the user: the active one, or the population's."""
+        return active_version(self.people[name]) or self.population
+
     def advance(self, name: str) -> None:
         """Bring the user's newest refresh one stage further; at the end it is published."""
         refresh = next(iter(self.people[name]["refreshes"][::-1]), None)
@@ -38,8 +44,12 @@ class ScriptedRefreshes:
         if place == len(STAGES):
             self._publish(name, refresh)
         else:
-            progress = {"step": 7, "steps": 20} if STAGES[place] == "train" else None
-            refresh |= {"status": "running", "stage": STAGES[place], "progress": progress}
+            stage = STAGES[place]
+            progress = {"step": 7, "steps": 20} if stage == "train" else None
+            refresh |= {"status": "running", "stage": stage, "progress": progress}
+            if stage == "publish":
+                number = len(self.people[name]["adapters"]) + 1
+                refresh |= {"verdict": "publish", "adapter": f"v{number}"}
 
     def finish(self, name: str) -> None:
         """Bring the user's newest refresh to its end."""
@@ -48,7 +58,12 @@ class ScriptedRefreshes:
 
     def _adapters(self, name: str) -> dict[str, Any]:
         person = self.people[name]
-        return {"object": "list", "active": active_version(person), "data": person["adapters"]}
+        return {
+            "object": "list",
+            "active": active_version(person),
+            "answers": self.answers(name),
+            "data": person["adapters"][::-1],
+        }
 
     def _rollback(self, name: str, body: dict[str, Any]) -> Answer:
         versions = self.people[name]["adapters"]
@@ -97,9 +112,7 @@ class ScriptedRefreshes:
             status="succeeded",
             stage=None,
             progress=None,
-            verdict="publish",
             reason="Better than the base on held-out texts.",
-            adapter=versions[-1]["version"],
             held_out_loss=LOSSES,
             personal_loss=PERSONAL,
             seconds=41.5,

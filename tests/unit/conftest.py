@@ -184,7 +184,7 @@ def publish(services: Services, mina: str, tmp_path: Path) -> Callable[[], Adapt
         with services.database.write() as session:
             user = find_user(session, "mina")
             base = services.damage.base.fingerprint
-            provenance = registry.Provenance(base, "perce", None, 0.0)
+            provenance = registry.Provenance(base, "perce", None)
             added = registry.add_candidate(
                 session, user, provenance, {}, services.settings.adapters_dir()
             )

@@ -2,9 +2,9 @@ from collections.abc import Iterator
 
 import pytest
 from scripted_gateway import ScriptedGateway
-from scripted_records import KEY, REPLY
+from scripted_records import KEY, REPLY, new_version
 
-from ui.chat_tab import ChatTab, View
+from ui.chat_tab import ChatTab, View, settle
 from ui.conversation import Conversation
 from ui.gateway import Gateway
 from ui.records import Contrast
@@ -39,8 +39,17 @@ def test_a_reply_appears_as_it_is_written_and_then_with_its_words_marked(chat: C
     assert "caret" not in finished[1]
     assert finished[1].count("<mark") == sum(pir > 1 for _, pir in REPLY)
     assert finished[0].last_reply() is not None
-    assert finished[3]["value"] == ""
     assert finished[4]["interactive"] and finished[5]["interactive"]
+
+
+def test_the_box_is_emptied_once_and_send_and_contrast_wait_for_the_reply(chat: ChatTab) -> None:
+    first, *others = say(chat, "Hi")
+    assert len(others) > 1
+    assert first[3]["value"] == ""
+    assert all("value" not in view[3] for view in others)
+    for view in (first, *others[:-1]):
+        assert not view[6]["interactive"] and not view[7]["interactive"]
+    assert others[-1][6]["interactive"] and others[-1][7]["interactive"]
 
 
 def test_what_was_in_the_context_is_shown_escaped(chat: ChatTab) -> None:
@@ -70,7 +79,7 @@ def test_a_new_conversation_leaves_the_draft_alone(chat: ChatTab) -> None:
 @pytest.mark.parametrize(
     ("status", "message"), [(503, "The engine is starting."), (413, "The message is too <long>.")]
 )
-def test_a_refused_message_stays_in_its_box_and_the_gateways_words_are_shown(
+def test_a_refused_message_is_left_unsent_and_the_gateways_words_are_shown(
     chat: ChatTab, fake_gateway: ScriptedGateway, status: int, message: str
 ) -> None:
     before = say(chat, "Hi")[-1][0]
@@ -78,7 +87,14 @@ def test_a_refused_message_stays_in_its_box_and_the_gateways_words_are_shown(
     with pytest.warns(UserWarning, match=message.replace("<", "&lt;").replace(">", "&gt;")):
         last = say(chat, "Again", before)[-1]
     assert last[0] == before
-    assert last[3]["value"] == "Again"
+    assert last[8] == "Again"
+
+
+def test_an_unsent_message_goes_back_before_what_was_typed_since() -> None:
+    box, unsent, send, contrast = settle("And?", "Again")
+    assert (box["value"], unsent) == ("Again\nAnd?", "")
+    assert send["interactive"] and contrast["interactive"]
+    assert "value" not in settle("And?", "")[0]
 
 
 def test_an_engine_that_dies_on_the_way_leaves_the_conversation_as_it_was(
@@ -88,7 +104,7 @@ def test_an_engine_that_dies_on_the_way_leaves_the_conversation_as_it_was(
     with pytest.warns(UserWarning, match="engine went away"):
         last = say(chat, "Hi")[-1]
     assert last[0].turns == ()
-    assert last[3]["value"] == "Hi"
+    assert last[8] == "Hi"
 
 
 def test_without_persona_or_message_nothing_is_sent(
@@ -149,6 +165,30 @@ def test_a_contrast_that_cannot_be_scored_clears_the_marks_until_one_can(
     assert fake_gateway.requests[-1][2]["token_ids"] == [100 + n for n in range(len(REPLY))]
 
 
+def test_a_reply_of_the_populations_version_is_scored_and_scored_anew(
+    chat: ChatTab, fake_gateway: ScriptedGateway
+) -> None:
+    fake_gateway.refreshes.population = "population@v1"
+    halved = sum(pir / 2 > 1 for _, pir in REPLY)
+    last = list(chat.send("Hi", "otto", Conversation(), "adapter", "active", True))[-1]
+    assert "adapter population@v1" in last[1]
+    assert last[1].count("<mark") == halved
+    _, page, _ = chat.rescore("otto", last[0], "both")
+    assert fake_gateway.requests[-1][2]["adapter"] == "active"
+    assert page.count("<mark") == halved
+
+
+def test_a_reply_is_not_scored_by_another_version_than_the_one_that_wrote_it(
+    chat: ChatTab, fake_gateway: ScriptedGateway
+) -> None:
+    fake_gateway.refreshes.population = "population@v1"
+    first = list(chat.send("Hi", "otto", Conversation(), "persona", "active", True))[-1][0]
+    fake_gateway.refreshes.population = "population@v2"
+    _, page, _ = chat.rescore("otto", first, "both")
+    assert "<mark" not in page
+    assert "another version answers now" in page
+
+
 def test_a_score_that_the_gateway_refuses_is_said_and_clears_the_marks(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
@@ -184,3 +224,13 @@ def test_the_adapter_choices_are_what_the_persona_has(chat: ChatTab) -> None:
     assert chat.adapters("maeve", "v1")["value"] == "v1"
     assert chat.adapters("maeve", "v7")["value"] == "active"
     assert chat.adapters(None)["choices"][0] == ("Active (none yet)", "active")
+
+
+def test_the_adapter_choices_name_what_answers_and_the_newest_version_first(
+    chat: ChatTab, fake_gateway: ScriptedGateway
+) -> None:
+    fake_gateway.refreshes.population = "population@v1"
+    assert chat.adapters("otto")["choices"][0] == ("Active (population@v1)", "active")
+    fake_gateway.users["maeve"]["adapters"][0]["state"] = "retired"
+    fake_gateway.users["maeve"]["adapters"].append(new_version("maeve", 2, "active", "v1"))
+    assert chat.adapters("maeve")["choices"][2:] == [("v2 (active)", "v2"), ("v1 (retired)", "v1")]
