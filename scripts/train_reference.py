@@ -13,7 +13,7 @@ import copy
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,9 +32,13 @@ VOCABULARY = 2560
 _TOKENIZER_PASSAGES = 2_000
 
 
-def main() -> None:
-    """Train, and write the model folder."""
-    args = _arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and write the model folder.
+
+    Args:
+        arguments: The command line without the program's name; None takes the process's own.
+    """
+    args = _arguments(arguments)
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     mix = Mix(args.data, args.seed)
@@ -105,7 +109,7 @@ def _tokenizer_texts(mix: Mix) -> Iterator[str]:
             yield f"{message['role']}\n{message['content']}"
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with dialogue/")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and the loss log")
@@ -115,7 +119,7 @@ def _arguments() -> argparse.Namespace:
         "--share",
         type=float,
         default=1.0,
-        help="of the way from the weights of --from that is kept",
+        help="of the way from the weights of --from that is kept; above 0",
     )
     parser.add_argument("--tokens", type=int, default=42_000_000)
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
@@ -128,7 +132,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=400, help="steps between checkpoints")
     parser.add_argument("--plot", type=Path, help="picture of the loss, such as docs/loss.png")
     parser.add_argument("--people", type=int, default=60, help="unseen people at checkpoints")
-    return parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.start and args.start.resolve() == args.out.resolve():
+        parser.error("--out is the folder of --from, which is needed to the end: name another one")
+    if not 0 < args.share <= 1:
+        parser.error(f"--share is {args.share}: give a number above 0 and at most 1")
+    return args
 
 
 if __name__ == "__main__":

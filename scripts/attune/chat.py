@@ -6,11 +6,11 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from scripts.attune.options import AdapterOption, ContrastOption
+from scripts.attune.options import AdapterOption
 from scripts.attune.session import Session, connected
 from scripts.attune.words import printable, scored_reply
 from ui.gateway import ChatRequest
-from ui.records import Delta
+from ui.records import Contrast, Delta
 
 
 @connected
@@ -25,7 +25,12 @@ def chat(
     pir: Annotated[
         bool, typer.Option("--pir", help="Colour the words that depend on the user.")
     ] = False,
-    contrast: ContrastOption = "persona",
+    contrast: Annotated[
+        Contrast | None,
+        typer.Option(
+            help="What --pir takes away to see which words depend on it; persona by default."
+        ),
+    ] = None,
     adapter: AdapterOption = "active",
     persona: Annotated[bool, typer.Option(help="Whether the persona is put in the prompt.")] = True,
     store: Annotated[
@@ -35,11 +40,13 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.4,
 ) -> None:
     """Chat as a user: one message, one reply."""
+    if contrast is not None and not pir:
+        raise typer.BadParameter("It is what --pir takes away: add --pir.", param_hint="--contrast")
     request = ChatRequest(
         user=user,
         messages=({"role": "user", "content": message},),
         pir=pir,
-        contrast=contrast,
+        contrast=contrast or "persona",
         adapter=adapter,
         persona=persona,
         store=store,
@@ -47,8 +54,7 @@ def chat(
         temperature=temperature,
     )
     if session.as_json:
-        reply = session.gateway.chat(request)
-        session.show(reply, Text)
+        session.print_json(session.gateway.chat(request))
     elif pir:
         _stream_then_colour(session, request)
     else:

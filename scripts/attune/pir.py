@@ -6,10 +6,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from scripts.attune.options import AdapterOption, ContrastOption
+from scripts.attune.options import AdapterOption
 from scripts.attune.session import Session, connected
 from scripts.attune.words import scored_reply, word_table
-from ui.records import Personalization
+from ui.records import Contrast, Personalization
 
 
 @connected
@@ -24,7 +24,9 @@ def pir(
     reply: Annotated[
         str, typer.Option("--reply", metavar="TEXT", help="What was answered.", show_default=False)
     ],
-    contrast: ContrastOption = "persona",
+    contrast: Annotated[
+        Contrast, typer.Option(help="What is taken away to see which words depend on it.")
+    ] = "persona",
     adapter: AdapterOption = "active",
     persona: Annotated[
         bool, typer.Option(help="Whether the persona is in the prompt of the with side.")

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from scripts.attune.options import MethodOption
 from scripts.attune.refresh_report import refresh_report
 from scripts.attune.refresh_wait import Patience, follow
 from scripts.attune.session import Session, connected, dumped
@@ -20,7 +19,10 @@ def refresh(
     users: Annotated[
         list[str], typer.Argument(metavar="USER...", help="Whose adapters.", show_default=False)
     ],
-    method: MethodOption = "perce",
+    method: Annotated[
+        Method | None,
+        typer.Option(help="Loss: PerCE, the default, or plain cross-entropy as its control."),
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until every refresh has its verdict.")
     ] = False,
@@ -40,7 +42,11 @@ def refresh(
     changes nothing; with --cancel, the exit status is 1 where there was none. Otherwise it is 1
     where a refresh could not start, failed or was cancelled.
     """
-    shown, refused = _each(session, users, None if cancel else method)
+    if cancel and method is not None:
+        raise typer.BadParameter(
+            "A refresh to be cancelled has its method already: leave it out.", param_hint="--method"
+        )
+    shown, refused = _each(session, users, None if cancel else method or "perce")
     if wait:
         shown = follow(session.gateway, shown, session.notes, Patience(poll, patience))
     results = dumped(shown)

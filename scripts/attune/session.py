@@ -88,10 +88,14 @@ class Session:
     def show(self, result: BaseModel | dict[str, Any], view: Callable[[], RenderableType]) -> None:
         """Print a result: as JSON where that was asked for, else as `view` draws it."""
         if self.as_json:
-            plain = _dumped(result) if isinstance(result, BaseModel) else result
-            typer.echo(json.dumps(plain, ensure_ascii=False, indent=2))
+            self.print_json(result)
         else:
             self.console.print(view())
+
+    def print_json(self, result: BaseModel | dict[str, Any]) -> None:
+        """Print a result as one JSON object."""
+        plain = _dumped(result) if isinstance(result, BaseModel) else result
+        typer.echo(json.dumps(plain, ensure_ascii=False, indent=2))
 
 
 def connected(command: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:

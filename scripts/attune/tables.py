@@ -91,8 +91,6 @@ def import_summary(result: Import) -> RenderableType:
 
 def refresh_table(refreshes: Sequence[Refresh]) -> RenderableType:
     """Refreshes, with losses of base, incumbent and candidate where they were gated."""
-    if not refreshes:
-        return Text("Nobody is due: nothing was started.")
     table = _empty_table(
         ["User", "Method", "Status", "Verdict", "Adapter", "Held-out", "Personal", "Time"]
     )
@@ -209,7 +207,8 @@ def round_table(started: Round) -> RenderableType:
         return Text("The round is queued; the worker has not planned it yet.", style="yellow")
     if not started.plan.due:
         return Text("Nobody is due: nothing was started.")
-    return Group(_pairs(_plan_rows(started.plan)), Text(), refresh_table(started.data))
+    opened = refresh_table(started.data) if started.data else Text("No refresh is open yet.")
+    return Group(_pairs(_plan_rows(started.plan)), Text(), opened)
 
 
 def _plan_rows(plan: Plan) -> list[list[object]]:

@@ -32,6 +32,7 @@ class Attribute:
     Attributes:
         name: Its name in the table.
         slots: Slot letter to the list it draws from; empty for attributes made of rows.
+        columns: Slot letters of the rows, in their order; empty for drawn slots.
         rows: Slot values that belong together, one mapping a row; empty for drawn slots.
         facts: Ways to state it.
         questions: Ways to ask for it; they never contain its values.

@@ -20,6 +20,7 @@ from perce.tokens import ChatTokenizer
 from perce.train import Step, TrainingDiverged
 from scripts.attune.bench.gate import KINDS, GateBench, GateSettings, Outcome, TooFewUsersError
 from scripts.attune.bench.gate_report import as_json, as_table, wilson
+from scripts.attune.bench.users.subject import TooFewTexts
 from scripts.attune.main import app
 
 SEA = ["the sea is soft", "waves at Malibu", "I paddle out", "salt and sun", "the cafe", "I surf"]
@@ -132,8 +133,17 @@ def test_what_diverges_is_rejected_and_has_nothing_to_replace(
 
 
 def test_one_user_has_no_other_user(trainer: CountingTrainer, tmp_path: Path) -> None:
-    with pytest.raises(TooFewUsersError):
+    with pytest.raises(TooFewUsersError, match="here is 1 user: give a file with two users"):
         GateBench(WRITERS[:1], WordEncoder(), trainer, SETTINGS, tmp_path)
+
+
+def test_a_user_with_too_few_texts_is_named_before_anything_is_trained(
+    trainer: CountingTrainer, tmp_path: Path
+) -> None:
+    few = [*WRITERS, writer("cat", [*SEA[:3], "word " * 400])]
+    with pytest.raises(TooFewTexts, match=r"^cat: 3 of 4 texts fit .*--max-length"):
+        GateBench(few, WordEncoder(), trainer, SETTINGS, tmp_path).run(lambda said: None)
+    assert trainer.trainings == []
 
 
 # From the formula's published examples: 0 of 10, 19 of 20 and 20 of 20 at 95 %.
@@ -161,16 +171,19 @@ def test_the_report_counts_each_kind() -> None:
     assert as_table(outcomes).row_count == len(KINDS)
 
 
-def test_the_command_judges_with_a_model_of_its_own(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_the_command_judges_users_of_any_name_with_a_model_of_its_own(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "users.jsonl"
     with file.open("w") as lines:
-        for name, texts in (("sea", SEA), ("dog", DOG)):
+        for name, texts in (("[/sea]", SEA), ("dog", DOG)):
             for order, text in enumerate(texts):
                 record = {"user": name, "order": order, "query": f"And {order}?", "text": text}
                 lines.write(json.dumps(record) + "\n")
     options = ["--users", "2", "--model", str(tiny_model_dir), "--epochs", "1", "--json"]
     ran = CliRunner().invoke(app, ["bench", "gate", str(file), *options])
     assert ran.exit_code == 0, ran.output + repr(ran.exception)
+    assert "[/sea], own:" in ran.stderr
     result = json.loads(ran.stdout)
     assert result["users"] == 2
     assert result["adapters"]["own"]["judged"] == 2

@@ -14,7 +14,14 @@ from perce.model import load_model
 from perce.train import train_adapter
 from scripts.attune.bench.plain import plain_refresh
 from scripts.attune.bench.refresh import ceilings
-from scripts.attune.bench.speed import BadLengths, Lengths, Machine, open_model, user_examples
+from scripts.attune.bench.speed import (
+    BadDevice,
+    BadLengths,
+    Lengths,
+    Machine,
+    open_model,
+    user_examples,
+)
 from scripts.attune.main import app
 from scripts.attune.up.errors import BadModelError
 
@@ -124,3 +131,42 @@ def test_a_config_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(BadModelError):
         open_model("", tmp_path / "config.json", Machine.named("cpu", None))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    ran = CliRunner().invoke(app, ["bench", "step", "--device", device])
+    assert isinstance(ran.exception, BadDevice), repr(ran.exception)
+    assert f"cannot use the device {device!r}" in str(ran.exception)
+    assert "\n" not in str(ran.exception)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_plain_loop_heeds_autocast_in_both_passes(tiny_model_dir: Path, autocast: bool) -> None:
+    hyper = Hyperparameters(rank=4, epochs=1, batch_size=2, clip_max=1.5, autocast=autocast)
+    model = new_adapter(load_model(str(tiny_model_dir), "cpu"), hyper)
+    products: list[tuple[bool, torch.dtype]] = []
+
+    def note(_: object, __: object, output: torch.Tensor) -> None:
+        products.append((torch.is_grad_enabled(), output.dtype))
+
+    layer = model.get_submodule("base_model.model.model.layers.0.mlp.down_proj")
+    layer.get_submodule("base_layer").register_forward_hook(note)
+    plain_refresh(model, user_examples(SHORT, 2, 1, 384), hyper)
+    dtype = torch.bfloat16 if autocast else torch.float32
+    assert products == [(False, dtype), (True, dtype)]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.dtype == torch.float32 for p in trained)
+    assert layer.get_parameter("lora_B.default.weight").any(), "the adapter has learnt nothing"
+
+
+def test_under_autocast_both_ways_agree_as_far_as_bfloat16_goes(tiny_model_dir: Path) -> None:
+    options = ("--users", "1", "--texts", "4", "--batch", "4", "--group-size", "1", "--epochs", "1")
+    result = figures("refresh", "--model", str(tiny_model_dir), "--autocast", *options)
+    assert result["cosine"] > 0.95
+
+
+def test_the_tables_name_the_arithmetic() -> None:
+    exact, rounded = (str(Machine.named("cpu", "float32", autocast)) for autocast in (False, True))
+    assert exact.endswith("threads, float32")
+    assert rounded == f"{exact}, products in bfloat16"

@@ -16,7 +16,8 @@ from perce.datasets.records import UnreadableDataset
 from perce.hyperparameters import BadHyperparameter
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.base import Base
-from scripts.attune.bench.users.comparison import NoTrainingUsers, compare, groups
+from scripts.attune.bench.users.comparison import Comparison, NoTrainingUsers, compare, groups
+from scripts.attune.bench.users.measure import UserFigures
 from scripts.attune.bench.users.report import as_json, as_table
 from scripts.attune.bench.users.settings import (
     BadChoice,
@@ -29,6 +30,7 @@ from scripts.attune.bench.users.subject import TooFewTexts, prepare, read_writer
 from scripts.attune.main import app
 
 MEASURES = {"loss", "personal_loss", "rouge1", "rougeL", "meteor", "seconds_per_user"}
+NUMBERS = {f"{measure}{end}" for measure in MEASURES for end in ("", "_ci", "_users")}
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -
     assert 0 <= result["personal_share"] <= 1
     assert list(result["methods"]) == methods.split(",")
     for name, figures in result["methods"].items():
-        assert set(figures) == MEASURES | {f"{m}_ci" for m in MEASURES} | {"learning_rates"}
+        assert set(figures) == NUMBERS | {"learning_rates"}
         assert 0 < figures["loss_ci"][0] <= figures["loss"] <= figures["loss_ci"][1]
         trained = name not in ("base", "rag")
         assert (figures["seconds_per_user"] > 0) == trained
@@ -76,7 +78,7 @@ def test_the_command_compares_all_methods_with_the_reference_model(file: Path) -
         assert set(result["per_user"][name]) == {"sea", "dog"}
     # Both users are evaluated, so each one's rates are tried on the other alone.
     assert len(result["rate_trials"]) == 2 * 4 * 2
-    assert set(result["perce_minus_ce"]) == MEASURES | {f"{m}_ci" for m in MEASURES}
+    assert set(result["perce_minus_ce"]) == NUMBERS
 
 
 def test_losses_are_those_of_transformers_logits(
@@ -217,6 +219,24 @@ def test_a_user_without_personal_tokens_has_no_personal_loss(
     assert (figures["personal_loss"], figures["personal_loss_ci"]) == (None, None)
     assert compared.personal_share == 0
     assert "-" in list(as_table(compared).columns[2].cells)
+
+
+def test_a_mean_of_fewer_users_says_of_how_many(settings: Settings) -> None:
+    def figures(loss: float) -> dict[str, UserFigures]:
+        personal = {"sea": loss + 1, "dog": None, "both": loss}
+        return {n: UserFigures(loss, own, 0.1, 0.1, 0.1, 0.0) for n, own in personal.items()}
+
+    compared = Comparison(figures={"ce": figures(3.0), "perce": figures(2.0)})
+    result = json.loads(as_json(compared, settings))
+    for means in (result["methods"]["ce"], result["perce_minus_ce"]):
+        assert (means["loss_users"], means["personal_loss_users"]) == (3, 2)
+    assert result["methods"]["ce"]["personal_loss"] == 3.5
+    _, loss, personal, *_ = as_table(compared).columns
+    assert [cell.splitlines()[0] for cell in map(str, loss.cells)] == ["3.000", "2.000"]
+    assert [cell.splitlines()[0] for cell in map(str, personal.cells)] == [
+        "3.500 of 2",
+        "2.500 of 2",
+    ]
 
 
 def test_choices_are_read_and_refused_by_name() -> None:

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from users_bench import DOG, SEA, SETTINGS, WRITERS, quiet, writer
 from adapt.dataset import ContextBudget
 from perce.adapter import loaded_adapter
 from perce.datasets.writers import Writer
+from perce.model import load_model
 from perce.tokens import ChatTokenizer
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.kept import Kept
@@ -89,3 +91,27 @@ def test_an_adapter_that_goes_on_from_the_population_starts_at_its_weights(
         assert loss_on_tests(own.model, shown) == pytest.approx(expected, rel=1e-6)
     with adapted(base, shown.train, still) as fresh:
         assert loss_on_tests(fresh.model, shown) != pytest.approx(expected, rel=1e-3)
+
+
+def test_population_adapters_of_other_texts_and_models_lie_side_by_side(
+    base: Base, settings: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    other_model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, other_model)
+    (other_model / "config.json").write_text((tiny_model_dir / "config.json").read_text() + "\n")
+    hyper = settings.hyper_for("population", 1e-2)
+    bare = replace(settings, budget=ContextBudget(0, 0))
+    runs = [
+        (base, WRITERS[1], settings),
+        (base, WRITERS[1], bare),
+        (base, replace(WRITERS[1], train=WRITERS[0].train), settings),
+        (replace(base, model=load_model(str(other_model), "cpu")), WRITERS[1], settings),
+    ]
+
+    def folder(number: int, base: Base, writer: Writer, settings: Settings) -> Path:
+        populations = Populations(base, Kept(tmp_path / f"run-{number}"), tmp_path)
+        return populations.of([prepare(writer, base, settings.recipe)], hyper).folder
+
+    folders = [folder(number, *run) for number, run in enumerate(runs)]
+    assert len(set(folders)) == len(runs)
+    assert folder(0, *runs[0]) == folders[0]

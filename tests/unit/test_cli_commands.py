@@ -141,6 +141,15 @@ def test_a_chat_passes_its_options_on(
     }
 
 
+def test_a_contrast_without_pir_is_a_usage_error(
+    attune: GatewayCommand, fake_gateway: ScriptedGateway
+) -> None:
+    ran = attune("chat", "maeve", "Hi", "--contrast", "adapter")
+    assert ran.code == 2
+    assert "add --pir" in ran.err
+    assert fake_gateway.requests == []
+
+
 def test_a_chat_whose_engine_dies_is_one_sentence(
     attune: GatewayCommand, fake_gateway: ScriptedGateway
 ) -> None:

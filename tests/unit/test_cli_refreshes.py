@@ -1,7 +1,13 @@
+from io import StringIO
+
 import pytest
 from gateway_command import GatewayCommand
+from rich.console import Console
 from scripted_gateway import ScriptedGateway
-from scripted_records import new_finding
+from scripted_records import new_finding, new_plan
+
+from scripts.attune.tables import round_table
+from ui.records import Round
 
 
 def test_a_refresh_is_queued_at_once(attune: GatewayCommand) -> None:
@@ -28,6 +34,16 @@ def test_a_refresh_that_waits_is_cancelled(
     again = attune("refresh", "maeve", "--cancel")
     assert again.code == 1
     assert "there is nothing to cancel" in again.err
+
+
+def test_a_method_to_cancel_with_is_a_usage_error(
+    attune: GatewayCommand, fake_gateway: ScriptedGateway
+) -> None:
+    attune("refresh", "maeve")
+    ran = attune("refresh", "maeve", "--cancel", "--method", "ce")
+    assert ran.code == 2
+    assert "leave it out" in ran.err
+    assert [one["status"] for one in fake_gateway.users["maeve"]["refreshes"]] == ["queued"]
 
 
 def test_waiting_outlives_a_restart_of_the_gateway(
@@ -118,3 +134,15 @@ def test_the_schedule_is_set_paused_resumed_and_run(
     bad = attune("schedule", "set", "daily")
     assert (bad.code, bad.out) == (1, "")
     assert "no cron expression" in bad.err
+
+
+@pytest.mark.parametrize(
+    ("due", "said", "unsaid"),
+    [(2, "No refresh is open yet.", "Nobody"), (0, "Nobody is due", "open yet")],
+)
+def test_a_round_that_has_opened_nothing_says_why(due: int, said: str, unsaid: str) -> None:
+    started = Round.model_validate({"run": "run-1", "plan": new_plan(due), "data": []})
+    out = StringIO()
+    Console(file=out, width=100).print(round_table(started))
+    assert said in out.getvalue()
+    assert unsaid not in out.getvalue()

@@ -6,10 +6,14 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from free_ports import free_ports
+from typer.testing import CliRunner
 
+from scripts.attune.main import app
 from scripts.attune.up.engine import GpuUse, engine_service, engine_threads
 from scripts.attune.up.errors import (
     AlreadyRunningError,
@@ -20,7 +24,7 @@ from scripts.attune.up.errors import (
 )
 from scripts.attune.up.home import Home
 from scripts.attune.up.model import GPU_MODEL, REFERENCE_NAME, Model, choose_model
-from scripts.attune.up.preflight import check_disk, check_ports, check_report
+from scripts.attune.up.preflight import check_disk, check_ports, check_report, listener
 from scripts.attune.up.services import Addresses, services
 from server.settings import REFERENCE_MODEL, Settings
 
@@ -76,9 +80,36 @@ def test_little_disk_is_refused(tmp_path: Path) -> None:
 
 def test_a_report_needs_a_folder(tmp_path: Path) -> None:
     check_report(tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists(), "the check left a file behind"
     for bad in (tmp_path, tmp_path / "none" / "r.json"):
         with pytest.raises(BadOptionError, match="can't be written"):
             check_report(bad)
+
+
+def test_a_report_needs_a_file_that_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(BadOptionError, match=r"can't be written \(File name too long\)"):
+        check_report(tmp_path / ("r" * 300))
+    earlier = tmp_path / "r.json"
+    earlier.write_text("earlier")
+    check_report(earlier)
+    assert earlier.read_text() == "earlier"
+
+
+def test_another_users_listener_has_no_name() -> None:
+    hidden = SimpleNamespace(status=psutil.CONN_LISTEN, laddr=SimpleNamespace(port=8000), pid=None)
+    own = SimpleNamespace(status=hidden.status, laddr=SimpleNamespace(port=8001), pid=os.getpid())
+    assert listener(8000, [hidden, own]) is None
+    assert f"(process {os.getpid()})" in (listener(8001, [hidden, own]) or "")
+    assert listener(8002, [hidden, own]) is None
+
+
+@pytest.mark.parametrize("option", ["--port", "--ui-port", "--engine-port"])
+@pytest.mark.parametrize("port", ["-1", "0", "65536"])
+def test_a_port_that_is_none_is_a_usage_error(option: str, port: str) -> None:
+    # Without --once, --report is refused before anything starts.
+    ran = CliRunner().invoke(app, ["up", "--report", "r.json", option, port])
+    assert ran.exit_code == 2
+    assert option in ran.output
 
 
 def test_keys_are_made_once_and_are_the_owners_alone(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from scripts.attune.bench.options import (
     WithoutTokens,
     Work,
 )
+from scripts.attune.bench.progress import say
 from scripts.attune.session import AsJson
 
 app = typer.Typer(help="Measure the method on a local model.", no_args_is_help=True)
@@ -131,7 +132,7 @@ def users(
         ),
     )
     with workplace(work) as place:
-        compared = compare(writers, base, settings, place, Console(stderr=True).print)
+        compared = compare(writers, base, settings, place, say)
     if as_json:
         typer.echo(report.as_json(compared, settings))
     else:
@@ -162,7 +163,6 @@ def aloe(
     judge = Judge(judge_url, judge_model, judge_key)
     dialogues = read_aloe(file)[:count]
     settings = benchmark.Settings(new_tokens, at_once)
-    say = Console(stderr=True).print
     judged = benchmark.judge_dialogues(dialogues, load_base(model), judge, settings, say)
     if as_json:
         typer.echo(report.as_json(judged, settings, judge_model))
@@ -190,7 +190,7 @@ def step(
     from scripts.attune.bench import step as benchmark
     from scripts.attune.bench.speed import Lengths, Machine, open_model
 
-    machine = Machine.named(device, dtype)
+    machine = Machine.named(device, dtype, autocast)
     hyper = Hyperparameters(
         epochs=1, batch_size=batch, group_size=group_size, autocast=autocast, warmup=0.0
     )
@@ -218,7 +218,7 @@ def refresh(
     alone: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=1.0, help="Group by time as a refresh does, with this share alone."
+            min=0.0, max=1.0, help="Group by time, with this share of the texts left alone."
         ),
     ] = None,
     model: Model = str(REFERENCE),
@@ -233,7 +233,7 @@ def refresh(
     from scripts.attune.bench import refresh as benchmark
     from scripts.attune.bench.speed import Lengths, Machine, open_model
 
-    machine = Machine.named(device, dtype)
+    machine = Machine.named(device, dtype, autocast)
     base = open_model(model, config, machine)
     hyper = Hyperparameters(
         epochs=epochs,
@@ -275,22 +275,22 @@ def gate(
     from perce.retrieval import Encoder
     from scripts.attune.bench import gate as benchmark
     from scripts.attune.bench import gate_report as report
+    from scripts.attune.bench.base import load_named
     from scripts.attune.bench.kept import workplace
     from scripts.attune.bench.users.subject import read_writers
 
     writers = read_writers(file, texts)[:count]
+    width = load_named(model, hidden_size)
     trainer = benchmark.load_trainer(model, threads)
     settings = benchmark.GateSettings(
         texts,
         ContextBudget(context_tokens, context_texts),
-        Hyperparameters(
-            epochs=epochs, max_length=max_length, learning_rate=rate_for_width(hidden_size(model))
-        ),
+        Hyperparameters(epochs=epochs, max_length=max_length, learning_rate=rate_for_width(width)),
         GateThresholds(),
     )
     with workplace(work) as place:
         bench = benchmark.GateBench(writers, Encoder(), trainer, settings, place)
-        outcomes = bench.run(Console(stderr=True).print)
+        outcomes = bench.run(say)
     if as_json:
         typer.echo(report.as_json(outcomes, settings))
     else:

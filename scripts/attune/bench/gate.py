@@ -18,6 +18,7 @@ from adapt.dataset import ContextBudget, Dataset, build_dataset
 from adapt.errors import CandidateRefusedError
 from adapt.gate import Verdict, judge
 from adapt.past import past_texts
+from adapt.replay import MIN_HELD_OUT
 from adapt.thresholds import GateThresholds
 from adapt.trainer import Trainer
 from adapt.word_order import shuffle_words
@@ -28,9 +29,9 @@ from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from perce.train import TrainingDiverged
+from scripts.attune.bench.base import load_named
 from scripts.attune.bench.kept import Kept, name_of
-from scripts.attune.up.errors import BadModelError
-from scripts.attune.up.model import choose_model
+from scripts.attune.bench.users.subject import TooFewTexts
 
 Kind = Literal["own", "other", "other_afresh", "shuffled", "shuffled_over_own"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -40,7 +41,13 @@ OVER_OWN: tuple[Kind, ...] = ("other", "other_afresh", "shuffled_over_own")
 
 
 class TooFewUsersError(AttuneError):
-    """Nobody else's texts are there: give a file with two users at least."""
+    """Nobody else's texts are there."""
+
+    def __init__(self, users: int) -> None:
+        super().__init__(
+            f"The gate is measured on adapters of another user's texts, too, and here is {users} "
+            "user: give a file with two users at least."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class GateBench:
         work: Path,
     ) -> None:
         if len(writers) < 2:
-            raise TooFewUsersError()
+            raise TooFewUsersError(len(writers))
         self._writers = writers
         self._encoder = encoder
         self._trainer = trainer
@@ -105,7 +112,13 @@ class GateBench:
         self._datasets: dict[str, Dataset] = {}
 
     def run(self, report: Callable[[str], None]) -> list[Outcome]:
-        """Judge every adapter of every user; return the verdicts, in the users' order."""
+        """Judge every adapter of every user; return the verdicts, in the users' order.
+
+        Raises:
+            TooFewTexts: A user's texts cannot be split. Nothing was trained then.
+        """
+        # Before hours of training: a user whose texts are too few is found at once.
+        self._datasets = {writer.name: self._dataset(writer) for writer in self._writers}
         outcomes = []
         for number, writer in enumerate(self._writers):
             other = self._writers[(number + 1) % len(self._writers)]
@@ -131,7 +144,7 @@ class GateBench:
         return Outcome(writer.name, kind, **self._kept.recall([writer.name, kind], judged))
 
     def _judge_anew(self, writer: Writer, other: Writer, kind: Kind) -> Verdict:
-        dataset = self._dataset(writer)
+        dataset = self._datasets[writer.name]
         if kind in SHUFFLED:
             dataset = replace(dataset, train=self._shuffled(dataset.train))
         incumbent = self._adapter(writer, "own", None) if kind in OVER_OWN else None
@@ -171,7 +184,7 @@ class GateBench:
         """The folder of an adapter trained on a user's texts, trained if it is not there."""
         folder = self._adapters / name_of(writer.name, name)
         if not folder.exists():
-            examples = self._dataset(writer).train
+            examples = self._datasets[writer.name].train
             if shuffled:
                 examples = self._shuffled(examples)
             unfinished = folder.with_suffix(".unfinished")
@@ -186,17 +199,18 @@ class GateBench:
         return tuple(shuffle_words(one, tokenizer, 1000 + n) for n, one in enumerate(examples))
 
     def _dataset(self, writer: Writer) -> Dataset:
-        if writer.name not in self._datasets:
-            written = enumerate((*writer.train, *writer.test))
-            rows = ((number, one.query, one.text, float(number)) for number, one in written)
-            self._datasets[writer.name] = build_dataset(
-                past_texts(rows, self._encoder),
-                (),
-                self._trainer.tokenizer,
-                self._settings.budget,
-                self._settings.hyper.max_length,
+        written = enumerate((*writer.train, *writer.test))
+        rows = ((number, one.query, one.text, float(number)) for number, one in written)
+        longest = self._settings.hyper.max_length
+        past = past_texts(rows, self._encoder)
+        dataset = build_dataset(past, (), self._trainer.tokenizer, self._settings.budget, longest)
+        if not dataset.train:
+            raise TooFewTexts(
+                f"{writer.name}: {len(dataset.held_out)} of {writer.size} texts fit into {longest} "
+                f"tokens, and the gate holds out {MIN_HELD_OUT}, so that none is left to train on. "
+                "Raise --max-length or take the user out."
             )
-        return self._datasets[writer.name]
+        return dataset
 
     def _key(self, trained_only: bool) -> str:
         """Names what was done: by the users, the base model and the settings."""
@@ -210,12 +224,10 @@ class GateBench:
 def load_trainer(model: str, threads: int) -> Trainer:
     """A trainer over a base model, by its folder or name, on so many CPU threads.
 
+    Its weights are loaded at the first training.
+
     Raises:
-        BadModelError: The model cannot be loaded.
+        BadModelError: There is no such model, or its tokenizer cannot be read.
     """
     torch.set_num_threads(threads)
-    source = choose_model(model, gpu=False).source
-    try:
-        return Trainer(source, ChatTokenizer.load(source))
-    except OSError as error:
-        raise BadModelError(model, " ".join(str(error).split())) from error
+    return load_named(model, lambda source: Trainer(source, ChatTokenizer.load(source)))

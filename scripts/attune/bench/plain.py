@@ -1,11 +1,12 @@
 """A plain PerCE loop over PEFT and transformers, as one writes it first: the yardstick.
 
 Everything is what the libraries give: batches of separate examples, padded on the right, with
-an attention mask; the model's own forward pass, which computes logits at all positions; two
-such passes, the one without persona without gradient; log-softmax in float32; one user after
-the other. Data, order, batches of a step, schedule, clipping and optimizer are those of
-`perce.train`, so that the adapters can be compared. A step's batch goes in smaller batches
-whose gradients add up. Nothing here shares a prefix, merges the adapter or leaves logits out.
+an attention mask; the model's own forward pass, which computes logits at all positions, under
+autocast in bfloat16 like all products; two such passes, the one without persona without
+gradient; log-softmax in float32; one user after the other. Data, order, batches of a step,
+schedule, clipping and optimizer are those of `perce.train`, so that the adapters can be
+compared. A step's batch goes in smaller batches whose gradients add up. Nothing here shares a
+prefix, merges the adapter or leaves logits out.
 
 Shapes: B examples, T tokens of the longest, V the vocabulary.
 """
@@ -59,20 +60,28 @@ def plain_refresh(
 def _weighted_nll(model: PeftModel, batch: Sequence[Example], hyper: Hyperparameters) -> Tensor:
     replies = [example.reply_ids for example in batch]
     with torch.no_grad():
-        without = _reply_logprobs(model, [e.prompt_ids_without for e in batch], replies)
-    own = _reply_logprobs(model, [e.prompt_ids for e in batch], replies)
+        without = _reply_logprobs(
+            model, [e.prompt_ids_without for e in batch], replies, hyper.autocast
+        )
+    own = _reply_logprobs(model, [e.prompt_ids for e in batch], replies, hyper.autocast)
     weights = (own.detach() - without).clamp(hyper.clip_min, hyper.clip_max)
     return -(weights * own).sum()
 
 
 def _reply_logprobs(
-    model: PeftModel, prompts: Sequence[tuple[int, ...]], replies: Sequence[tuple[int, ...]]
+    model: PeftModel,
+    prompts: Sequence[tuple[int, ...]],
+    replies: Sequence[tuple[int, ...]],
+    autocast: bool,
 ) -> Tensor:
     """Logprobs of all reply tokens of a batch, end to end."""
     pairs = list(zip(prompts, replies, strict=True))
     ids_BT = pad_sequence([torch.tensor(p + r) for p, r in pairs], True).to(model.device)
     attended_BT = pad_sequence([torch.ones(len(p + r)) for p, r in pairs], True).to(model.device)
-    logits_BTV = model(input_ids=ids_BT, attention_mask=attended_BT).logits
+    # Around each pass, because autocast keeps the weights that it has cast: those of the pass
+    # without gradient have none to give to the other.
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        logits_BTV = model(input_ids=ids_BT, attention_mask=attended_BT).logits
     logprobs_BTV = logits_BTV[:, :-1].float().log_softmax(-1)
     logprobs_BT = logprobs_BTV.gather(-1, ids_BT[:, 1:, None])[..., 0]
     return torch.cat(

@@ -45,7 +45,7 @@ class Users:
         count: How many users.
         texts: Training texts of each.
         lengths: Of each text's example, in tokens.
-        alone: Share of the texts that do not share their persona, as in a refresh; None
+        alone: Share of the texts that stay alone where texts are grouped by time; None
             makes whole groups.
     """
 

@@ -13,7 +13,7 @@ from perce.errors import AttuneError
 from perce.example import Example
 from perce.model import load_model, pick_device
 from perce.shared_prefix_groups import time_groups
-from scripts.attune.up.errors import BadModelError
+from scripts.attune.bench.base import blaming, load_named
 
 Dtype = Literal["float32", "bfloat16"]
 _SPECIAL = 16
@@ -22,6 +22,16 @@ _SPECIAL = 16
 
 class BadLengths(AttuneError):
     """The lengths contradict each other; change one of them."""
+
+
+class BadDevice(AttuneError):
+    """PyTorch cannot use a device of this name on this machine; name another one."""
+
+    def __init__(self, device: str, reason: object) -> None:
+        super().__init__(
+            f"PyTorch cannot use the device {device!r} here ({' '.join(str(reason).split())}): "
+            "give cpu, or a GPU of this machine such as cuda:0, with --device."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +62,43 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a benchmark runs, and in which precision."""
+    """Where a benchmark runs, and in which precision.
+
+    Attributes:
+        device: Where.
+        dtype: Of the base's weights.
+        autocast: Whether the layers' products are in bfloat16 all the same.
+    """
 
     device: torch.device
     dtype: Dtype
+    autocast: bool = False
 
     @classmethod
-    def named(cls, device: str, dtype: Dtype | None) -> "Machine":
-        """The device of this name, or the best there is; bfloat16 on CUDA unless asked."""
-        chosen = torch.device(device) if device else pick_device()
-        return cls(chosen, dtype or ("bfloat16" if chosen.type == "cuda" else "float32"))
+    def named(cls, device: str, dtype: Dtype | None, autocast: bool = False) -> "Machine":
+        """The device of this name, or the best there is; bfloat16 on CUDA unless asked.
+
+        Raises:
+            BadDevice: There is no such device, or PyTorch was built without it.
+        """
+        chosen = _usable(device) if device else pick_device()
+        own: Dtype = "bfloat16" if chosen.type == "cuda" else "float32"
+        return cls(chosen, dtype or own, autocast)
 
     def __str__(self) -> str:
+        arithmetic = f"{self.dtype}, products in bfloat16" if self.autocast else self.dtype
         if self.device.type == "cuda":
-            return f"{torch.cuda.get_device_name(self.device)}, {self.dtype}"
-        return f"{self.device}, {torch.get_num_threads()} threads, {self.dtype}"
+            return f"{torch.cuda.get_device_name(self.device)}, {arithmetic}"
+        return f"{self.device}, {torch.get_num_threads()} threads, {arithmetic}"
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts that it has it
+        raise BadDevice(name, error) from error
+    return device
 
 
 def open_model(model: str, config: Path | None, machine: Machine) -> PreTrainedModel:
@@ -81,17 +113,13 @@ def open_model(model: str, config: Path | None, machine: Machine) -> PreTrainedM
         BadModelError: It cannot be loaded or made.
     """
     dtype = getattr(torch, machine.dtype)
-    try:
-        if config is None:
-            return load_model(model, machine.device).to(dtype)
-        with machine.device, torch.random.fork_rng():
-            torch.manual_seed(0)
-            made = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(str(config)), dtype=dtype
-            )
-    except (OSError, ValueError) as error:
-        name = model if config is None else str(config)
-        raise BadModelError(name, " ".join(str(error).split())) from error
+    if config is None:
+        return load_named(model, lambda source: load_model(source, machine.device)).to(dtype)
+    with blaming(str(config)), machine.device, torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(str(config)), dtype=dtype
+        )
     return made.eval().requires_grad_(False)
 
 
@@ -111,7 +139,7 @@ def user_examples(
         texts: How many.
         group_size: Of how many consecutive ones the persona context is the same.
         vocabulary: Ids are drawn below this.
-        alone: Cut the texts as a refresh does, with this share of them alone
+        alone: Cut the texts by time, with this share of them alone
             (`perce.shared_prefix_groups.time_groups`); None makes whole groups.
         seed: Draws the tokens.
     """

@@ -2,12 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from scripts.attune.up.demo import load_personas, read_personas
 from scripts.attune.up.display import Display, RefreshBar
-from scripts.attune.up.errors import BadOptionError, MainJobError
+from scripts.attune.up.errors import BadOptionError, MainJobError, MainJobInterruptedError
 from scripts.attune.up.home import Home
 from scripts.attune.up.model import Model, choose_model, has_gpu
 from scripts.attune.up.once import Measured, Question, run_main_job
@@ -24,10 +23,11 @@ from scripts.attune.up.process import ROOT
 from scripts.attune.up.report import show_report, write_report
 from scripts.attune.up.services import Addresses, services
 from scripts.attune.up.supervisor import Supervisor
+from scripts.attune.up.task import done_meanwhile
 from ui.gateway import Gateway
 
-T = TypeVar("T")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MAX_PORT = 65_535
 
 
 def up(
@@ -55,9 +55,13 @@ def up(
             "the admin key. Neither speaks TLS: put a proxy in front of them.",
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="ATTUNE_PORT", help="Port of the gateway.")] = 8000,
-    ui_port: Annotated[int, typer.Option(help="Port of the UI.")] = 7860,
-    engine_port: Annotated[int, typer.Option(help="Port of the engine, on loopback.")] = 8001,
+    port: Annotated[
+        int, typer.Option(envvar="ATTUNE_PORT", min=1, max=MAX_PORT, help="Port of the gateway.")
+    ] = 8000,
+    ui_port: Annotated[int, typer.Option(min=1, max=MAX_PORT, help="Port of the UI.")] = 7860,
+    engine_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Port of the engine, on loopback.")
+    ] = 8001,
 ) -> None:
     """Start engine, gateway, worker and UI, and keep them running until Ctrl-C."""
     if report is not None and not once:
@@ -125,16 +129,17 @@ class Installation:
                     exact=not self._gpu,
                 )
                 with self._gateway() as gateway, RefreshBar(self._console) as bar:
-                    job = self._meanwhile(
-                        lambda: run_main_job(gateway, Question(), measured, bar.show)
+                    job = done_meanwhile(
+                        self._supervisor,
+                        lambda leave: run_main_job(gateway, Question(), measured, bar.show, leave),
                     )
             except KeyboardInterrupt:
-                raise MainJobError("Interrupted before the main job was done.") from None
+                raise MainJobInterruptedError() from None
             finally:
                 self._stop()
+        show_report(self._console, job)
         if report is not None:
             write_report(report, job.as_json())
-        show_report(self._console, job)
         if failures := job.failures():
             raise MainJobError(f"The main job does not hold: {'; '.join(failures)}.")
         self._display.note("\nThe main job holds.")
@@ -145,7 +150,7 @@ class Installation:
             seconds = self._supervisor.start()
         if not self._home.demo_loaded.exists():
             with self._gateway() as gateway:
-                self._meanwhile(lambda: self._load_personas(gateway))
+                done_meanwhile(self._supervisor, lambda _: self._load_personas(gateway))
         return seconds
 
     def _stop(self) -> None:
@@ -162,17 +167,6 @@ class Installation:
                 lambda persona: self._display.note(f"{persona.name}: {persona.tagline}"),
             )
         self._home.demo_loaded.touch()
-
-    def _meanwhile(self, work: Callable[[], T]) -> T:
-        """Do work in a thread while this one keeps the services running."""
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(work)
-            try:
-                self._supervisor.watch(until=future.done)
-            except BaseException:
-                self._supervisor.stop()  # so that the work fails and its thread ends
-                raise
-            return future.result()
 
     def _gateway(self) -> Gateway:
         return Gateway(self._addresses.gateway, self._home.key("admin"))

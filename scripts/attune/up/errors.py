@@ -65,3 +65,24 @@ class ServiceDiedError(UpError):
 
 class MainJobError(UpError):
     """The main job of `--once` did not do what it must."""
+
+
+class MainJobInterruptedError(MainJobError):
+    """The main job was told to end before it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("Interrupted before the main job was done.")
+
+
+class NotRestoredError(MainJobError):
+    """The main job took a user's version away, and could not make it active again."""
+
+    def __init__(
+        self, user: str, version: str, ended: BaseException | None, reason: object
+    ) -> None:
+        because = f"{ended} ".lstrip() if ended else ""
+        super().__init__(
+            f"{because}{user} had the version {version} before the main job, which could not be "
+            f"made active again ({reason}). Once Attune runs, "
+            f"`attune adapters rollback {user} --to {version}` does that."
+        )

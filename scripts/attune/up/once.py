@@ -1,18 +1,20 @@
 """The main job without a person: chat, refresh, chat again, and what changed.
 
 It uses one of the demo users of the installation. Where that user has an adapter already, the
-job first goes back to the base model, so that every run compares the same two things; a
-rejected candidate leaves the user's adapter as it was.
+job first goes back to the base model, so that every run compares the same two things. Without a
+new version, of a rejected candidate or where the job ends early, the user gets that one back.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 
-from scripts.attune.up.errors import MainJobError
+from scripts.attune.up.errors import MainJobError, MainJobInterruptedError, NotRestoredError
 from scripts.attune.up.report import MainJob
 from ui.gateway import ChatRequest, Gateway
 from ui.records import Refresh, Reply
+from ui.transport import GatewayError
 
 POLL_S = 0.5
 
@@ -46,21 +48,31 @@ def run_main_job(
     question: Question,
     measured: Measured,
     on_progress: Callable[[Refresh], None],
+    leave: Event,
 ) -> MainJob:
     """Chat without adapter, refresh, chat on the new version, and score both replies.
 
+    However it ends, the user has the new version then, or the one from before.
+
+    Args:
+        gateway: The gateway.
+        question: What to ask, and of whom.
+        measured: What was measured before.
+        on_progress: Told where the refresh stands.
+        leave: Once set, the job ends before the refresh does.
+
     Raises:
+        MainJobInterruptedError: It was told to leave.
+        NotRestoredError: The user's version from before could not be made active again.
         MainJobError: The refresh failed, so there is no new version to chat with.
         GatewayError: The gateway refused a step, or went away.
     """
     user = question.user
-    earlier = gateway.adapters(user).active
-    if earlier is not None:
-        gateway.rollback(user, "none")
-    before = _chat(gateway, question, "none")
-    refresh = _finished(gateway, gateway.start_refresh(user), on_progress)
-    if refresh.verdict != "publish" and earlier is not None:
-        gateway.rollback(user, earlier)
+    with _without_version(gateway, user):
+        before = _chat(gateway, question, "none")
+        if leave.is_set():
+            raise MainJobInterruptedError()
+        refresh = _finished(gateway, gateway.start_refresh(user), on_progress, leave)
     if refresh.status == "failed":
         raise MainJobError(
             f"The refresh of {user} failed ({refresh.error or 'no reason given'}): "
@@ -105,12 +117,37 @@ def _chat(gateway: Gateway, question: Question, adapter: str) -> Reply:
 
 
 def _finished(
-    gateway: Gateway, refresh: Refresh, on_progress: Callable[[Refresh], None]
+    gateway: Gateway, refresh: Refresh, on_progress: Callable[[Refresh], None], leave: Event
 ) -> Refresh:
     """Follow a refresh to its end."""
     while not refresh.finished:
         on_progress(refresh)
-        time.sleep(POLL_S)
+        if leave.wait(POLL_S):
+            raise MainJobInterruptedError()
         refresh = gateway.refresh(refresh.user, refresh.id)
     on_progress(refresh)
     return refresh
+
+
+@contextmanager
+def _without_version(gateway: Gateway, user: str) -> Iterator[None]:
+    """Take the user's active version away; it is active again at the end, unless a newer one is."""
+    earlier = gateway.adapters(user).active
+    if earlier is None:
+        yield
+        return
+    try:
+        gateway.rollback(user, "none")
+        yield
+    except BaseException as ended:
+        _restore(gateway, user, earlier, ended)
+        raise
+    _restore(gateway, user, earlier)
+
+
+def _restore(gateway: Gateway, user: str, version: str, ended: BaseException | None = None) -> None:
+    try:
+        if gateway.adapters(user).active is None:
+            gateway.rollback(user, version)
+    except GatewayError as error:
+        raise NotRestoredError(user, version, ended, error) from error

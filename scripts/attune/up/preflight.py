@@ -1,9 +1,12 @@
 """What can be known to fail before anything is started."""
 
 import errno
+import os
 import shutil
 import socket
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,12 +53,20 @@ def check_report(report: Path) -> None:
     """Check that a report can be written, before minutes of work go into it.
 
     Raises:
-        BadOptionError: Its folder does not exist.
+        BadOptionError: It cannot.
     """
-    if report.is_dir() or not report.absolute().parent.is_dir():
+    there = os.path.lexists(report)
+    try:
+        # By opening it: modes do not tell what a read-only disk, or a name, makes impossible.
+        with report.open("a"):
+            pass
+    except OSError as error:
         raise BadOptionError(
-            f"--report {report} can't be written: name a file in a folder that exists."
-        )
+            f"--report {report} can't be written ({error.strerror}): name a file that can, in a "
+            "folder that exists."
+        ) from None
+    if not there:
+        report.unlink()
 
 
 def _check_port(service: str, host: str, port: int, option: str) -> None:
@@ -75,12 +86,26 @@ def _check_port(service: str, host: str, port: int, option: str) -> None:
 
 
 def _holder(port: int) -> str | None:
-    """Who listens on a port, as far as this user may see."""
     try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                process = psutil.Process(connection.pid)
-                return f"{process.name()} (process {process.pid})"
+        return listener(port, psutil.net_connections("tcp"))
     except psutil.Error:
         return None
+
+
+def listener(port: int, connections: Iterable[Any]) -> str | None:
+    """Name the program that listens on a port, as far as this user may see.
+
+    Args:
+        port: The port.
+        connections: As psutil lists them; those of other users have no process id.
+
+    Raises:
+        psutil.Error: The program has ended meanwhile.
+    """
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.pid is None:
+                return None
+            process = psutil.Process(connection.pid)
+            return f"{process.name()} (process {process.pid})"
     return None

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adapt.dataset import fingerprint
 from perce.adapter import save_adapter
+from perce.adapter_files import model_fingerprint
 from perce.hyperparameters import Hyperparameters
 from scripts.attune.bench.base import Base
 from scripts.attune.bench.kept import Kept, name_of
@@ -23,7 +25,10 @@ class Population:
 
 @dataclass(frozen=True, slots=True)
 class Populations:
-    """Trains population adapters; what is trained stays in a folder, and is not trained again."""
+    """Trains population adapters; what is trained stays in a folder, and is not trained again.
+
+    Adapters of other texts, base models or settings lie in it side by side.
+    """
 
     base: Base
     kept: Kept
@@ -35,13 +40,14 @@ class Populations:
         Raises:
             perce.train.TrainingDiverged: The learning rate is too high.
         """
-        key = ["population", [subject.name for subject in subjects], asdict(hyper)]
-        folder = self.work / f"population-{name_of(key)}"
+        examples = [example for subject in subjects for example in subject.train]
+        model = model_fingerprint(self.base.model.name_or_path)
+        name = f"population-{name_of(fingerprint(examples), model, asdict(hyper))}"
+        folder = self.work / name
 
         def train() -> dict[str, Any]:
-            examples = [example for subject in subjects for example in subject.train]
             with adapted(self.base, examples, hyper) as trained:
                 save_adapter(trained.model, folder)
                 return {"seconds": trained.seconds}
 
-        return Population(folder, **self.kept.recall(key, train))
+        return Population(folder, **self.kept.recall(name, train))

@@ -19,9 +19,9 @@ _HEADINGS = ("Loss", "Personal loss", "ROUGE-1", "ROUGE-L", "METEOR", "Seconds")
 def as_json(comparison: Comparison, settings: Settings) -> str:
     """The result as one JSON object.
 
-    `methods` has each method's means and, under the name with `_ci`, the interval's ends;
-    `perce_minus_ce` the mean of each user's difference, where both ran; `per_user` all that
-    these were taken from.
+    `methods` has each method's means and, under the name with `_ci`, the interval's ends and,
+    under that with `_users`, over how many users; `perce_minus_ce` the mean of each user's
+    difference, where both ran; `per_user` all that these were taken from.
     """
     figures = comparison.figures
     chosen = asdict(settings)
@@ -57,8 +57,7 @@ def as_table(comparison: Comparison) -> Table:
         table.add_column(heading, justify="right")
     for method, own in comparison.figures.items():
         rates = sorted(set(comparison.rates.get(method, [])))
-        means = [_mean(_values(own, measure)) for measure in MEASURES]
-        shown = (_shown(mean) for mean in means)
+        shown = (_shown(_values(own, measure), len(own)) for measure in MEASURES)
         table.add_row(method, *shown, ", ".join(f"{rate:.2g}" for rate in rates) or "-")
     return table
 
@@ -83,6 +82,7 @@ def _named(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         mean = _mean(own)
         named[measure] = mean.mean if mean else None
         named[f"{measure}_ci"] = [mean.low, mean.high] if mean else None
+        named[f"{measure}_users"] = len(own)
     return named
 
 
@@ -95,7 +95,10 @@ def _mean(values: Sequence[float]) -> Mean | None:
     return bootstrap_mean(values) if values else None
 
 
-def _shown(mean: Mean | None) -> str:
+def _shown(values: Sequence[float], users: int) -> str:
+    """A cell; it says where not all users have a value."""
+    mean = _mean(values)
     if mean is None:
         return "-"
-    return f"{mean.mean:.3f}\n[{mean.low:.3f}, {mean.high:.3f}]"
+    of = f" of {len(values)}" if len(values) < users else ""
+    return f"{mean.mean:.3f}{of}\n[{mean.low:.3f}, {mean.high:.3f}]"

@@ -15,7 +15,7 @@ from scripts.attune.bench.base import Base
 
 
 class TooFewTexts(AttuneError):
-    """A user has no text that fits for training or for testing; raise --max-length."""
+    """A user has too few texts that fit to train on or to test on; raise --max-length."""
 
 
 @dataclass(frozen=True, slots=True)
