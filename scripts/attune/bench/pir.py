@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from rich.table import Table
 
@@ -58,11 +59,12 @@ def identify(
     # Word matching goes first: what cannot be measured shows before a model is loaded.
     timed = {"word_match": _time(_match, items)}
     base = load_base(model)
-    methods = {"percontrast": _percontrast(base)}
+    methods: dict[str, Identifier] = {"percontrast": partial(_percontrast, base)}
     if controls:
-        methods |= {"other_persona": _other_persona(base), "surprise": _surprise(base)}
+        methods["other_persona"] = partial(_other_persona, base)
+        methods["surprise"] = partial(_surprise, base)
     if judge:
-        methods["llm_judge"] = _judge(judge)
+        methods["llm_judge"] = partial(_judge, judge)
     return timed | {name: _time(method, items) for name, method in methods.items()}
 
 
@@ -97,26 +99,17 @@ def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
     return [match_words(item.persona, item.answer) for item in items]
 
 
-def _percontrast(base: Base) -> Identifier:
-    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        return [by_pir(one.reply, one.tokens) for one in _contrasted(base, items)]
-
-    return find
+def _percontrast(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
+    return [by_pir(one.reply, one.tokens) for one in _contrasted(base, items)]
 
 
-def _other_persona(base: Base) -> Identifier:
-    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        strangers = [replace(item, persona=_stranger(items, at)) for at, item in enumerate(items)]
-        return [by_pir(one.reply, one.tokens) for one in _contrasted(base, strangers)]
-
-    return find
+def _other_persona(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
+    strangers = [replace(item, persona=_stranger(items, at)) for at, item in enumerate(items)]
+    return _percontrast(base, strangers)
 
 
-def _surprise(base: Base) -> Identifier:
-    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        return [by_surprise(one.reply, one.tokens) for one in _contrasted(base, items)]
-
-    return find
+def _surprise(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
+    return [by_surprise(one.reply, one.tokens) for one in _contrasted(base, items)]
 
 
 def _stranger(items: Sequence[AnnotatedReply], at: int) -> tuple[str, ...]:
@@ -135,12 +128,9 @@ def _contrasted(base: Base, items: Sequence[AnnotatedReply]) -> list[Contrasted]
     return contrast_replies(LocalScorer(base.model), base.tokenizer, cases, max_length=longest)
 
 
-def _judge(judge: Judge) -> Identifier:
-    def find(items: Sequence[AnnotatedReply]) -> list[Identified]:
-        with judge.connected() as ask:
-            return [
-                judged(item.answer, ask(judge_messages(item.persona, item.question, item.answer)))
-                for item in items
-            ]
-
-    return find
+def _judge(judge: Judge, items: Sequence[AnnotatedReply]) -> list[Identified]:
+    with judge.connected() as ask:
+        return [
+            judged(item.answer, ask(judge_messages(item.persona, item.question, item.answer)))
+            for item in items
+        ]
