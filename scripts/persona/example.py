@@ -18,12 +18,14 @@ class Example:
             counts in the loss.
         context: Facts and earlier texts; empty where the persona is dropped.
         key: Words that the answers must contain to be right; empty if they are open.
+        about: For each answer, the facts of the context that it is of; empty where nobody knows.
     """
 
     kind: str
     messages: tuple[Message, ...]
     context: tuple[ContextItem, ...] = ()
     key: tuple[str, ...] = ()
+    about: tuple[tuple[str, ...], ...] = ()
 
 
 def chat(turns: Iterable[tuple[str, str]]) -> tuple[Message, ...]:

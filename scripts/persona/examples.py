@@ -64,9 +64,9 @@ class Generator:
         if rng.random() < 0.15:
             voice = self.voice(rng)
             context += self.earlier_texts(rng, voice, rng.choice((1, 1, 2)))
-            said = [Turn(t.question, voice.spell(rng, [t.answer]), t.key) for t in said]
+            said = [replace(turn, answer=voice.spell(rng, [turn.answer])) for turn in said]
         key = tuple(words for turn in said for words in turn.key)
-        return Example("question", _chat(said), tuple(context), key)
+        return Example("question", _chat(said), tuple(context), key, _about(said))
 
     def probe(self, rng: random.Random, facts: int) -> Example:
         """Ask one question about a person, for evaluation: open, with a known answer."""
@@ -76,7 +76,7 @@ class Generator:
         kind = "following" if about.attribute.rows else "copied"
         items = list(fact_items(fact.text for fact in known))
         rng.shuffle(items)
-        return Example(kind, _chat([turn]), tuple(items), turn.key)
+        return Example(kind, _chat([turn]), tuple(items), turn.key, _about([turn]))
 
     def introduction(self, rng: random.Random, facts: int) -> Example:
         """Ask a person to introduce themself: the answer repeats the facts."""
@@ -175,6 +175,10 @@ def _fact_items(rng: random.Random, facts: Sequence[Fact]) -> list[ContextItem]:
     if rng.random() < 0.12:
         texts = [lower_first(text) for text in texts]
     return list(fact_items(texts))
+
+
+def _about(turns: Sequence[Turn]) -> tuple[tuple[str, ...], ...]:
+    return tuple((turn.about,) if turn.about else () for turn in turns)
 
 
 def _chat(turns: Sequence[Turn]) -> tuple[Message, ...]:

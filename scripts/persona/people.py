@@ -1,6 +1,7 @@
 """Synthetic people: facts about them, and questions that only the facts answer."""
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from scripts.persona.tables import Attribute, Split, Tables
 
 _NAME_LISTS = frozenset({"first_name", "pet_name", "surname", "city"})
 _INVENTED = 0.3
+_RESTATED = 0.6
+"""Share of the answers that say the fact as it stands, where a person could say it so."""
+_FIRST_PERSON = re.compile(r"\b(I|me|my|mine|we|us|our)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +33,29 @@ class Fact:
         """What a right answer contains."""
         return tuple(self.values[slot] for slot in self.attribute.key)
 
+    @property
+    def answers_itself(self) -> bool:
+        """Whether it can be said as it stands in answer to a question about it."""
+        told = self.text.lower()
+        whole = all(value.lower() in told for value in self.key)
+        return whole and _FIRST_PERSON.search(self.text) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, its answer, and the words the answer must contain to be right."""
+    """A question and its answer.
+
+    Attributes:
+        question: The question.
+        answer: The answer.
+        key: Words that the answer must contain to be right.
+        about: The fact that it is of, as it is stated; empty where no fact tells.
+    """
 
     question: str
     answer: str
     key: tuple[str, ...] = ()
+    about: str = ""
 
 
 class People:
@@ -95,10 +114,12 @@ class People:
             return self._check(rng, fact)
         question = fact.fill(rng.choice(attribute.phrasings("questions", self.split)))
         answer = fact.fill(rng.choice(attribute.answers))
+        if self.split == "train" and fact.answers_itself and rng.random() < _RESTATED:
+            answer = fact.text
         flipped = speaks_of_user(question)
         if flipped and rng.random() < 0.2:
-            return Turn(flipped, to_second_person(answer), fact.key)
-        return Turn(question, answer, fact.key)
+            return Turn(flipped, to_second_person(answer), fact.key, fact.text)
+        return Turn(question, answer, fact.key, fact.text)
 
     def unanswerable(self, rng: random.Random, facts: list[Fact]) -> Turn:
         """Ask for something that none of the facts tells."""
@@ -126,7 +147,8 @@ class People:
         right = shown == fact.values[slot]
         question = fact.fill(rng.choice(fact.attribute.checks), x=shown)
         answer = fact.fill(fact.attribute.answers[0])
-        return Turn(question, f"{'Yes' if right else 'No'}, {lower_first(answer)}", fact.key)
+        said = f"{'Yes' if right else 'No'}, {lower_first(answer)}"
+        return Turn(question, said, fact.key, fact.text)
 
     def _value(self, rng: random.Random, name: str) -> str:
         if name in _NAME_LISTS and rng.random() < _INVENTED:

@@ -66,11 +66,14 @@ class Topics:
         rng.shuffle(facts)
         if rng.random() < _INTRODUCED:
             said = [(rng.choice(self.introductions), _retold(rng, chosen, told))]
+            about: list[tuple[str, ...]] = []
         else:
-            said = [self._turn(rng, rng.choice(chosen), told) for _ in range(turns)]
+            asked = rng.choices(chosen, k=turns)
+            said = [self._turn(rng, topic, told) for topic in asked]
+            about = [tuple(told[topic.name]) for topic in asked]
         if rng.random() < _DROPPED:
             facts = []
-        return Example("topic", chat(said), fact_items(facts))
+        return Example("topic", chat(said), fact_items(facts), about=tuple(about))
 
     def _turn(
         self, rng: random.Random, topic: Topic, told: Mapping[str, Sequence[str]]

@@ -1,18 +1,39 @@
 """Examples as token ids, packed into rows of a few widths.
 
-Shapes: B rows, T tokens of a row, N tokens that count.
+Shapes: B rows, T tokens of a row, N tokens that count, Q queries of a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
 from scripts.reference.encoding import Encoded
+from scripts.reference.guides import KINDS, Kind
 
 _OPEN_BATCHES = 4
 """Batches' worth of rows that stay open: with many to choose from, an example finds one that
 it nearly fills."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The guides of one kind in a row.
+
+    Attributes:
+        at_Q: The positions from which tokens are predicted.
+        open_QT: Which tokens each of them may attend to.
+        wanted_QT: Which tokens it is to attend to.
+    """
+
+    at_Q: torch.Tensor
+    open_QT: torch.Tensor
+    wanted_QT: torch.Tensor
+
+
+Looks = Sequence[Look]
+"""One for each row of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,7 @@ class Batch:
         at_N: Positions in the flattened B·T whose next token counts.
         labels_N: Those next tokens.
         weights_N: What each of them weighs.
+        looks: Where answers are found, by the kind of guides.
     """
 
     ids_BT: torch.Tensor
@@ -33,6 +55,11 @@ class Batch:
     at_N: torch.Tensor
     labels_N: torch.Tensor
     weights_N: torch.Tensor
+    looks: Mapping[Kind, Looks]
+
+    def queries(self, kind: Kind) -> int:
+        """How many tokens are guided."""
+        return sum(look.at_Q.numel() for look in self.looks[kind])
 
 
 def batches(
@@ -93,4 +120,24 @@ def collate(rows: Sequence[Sequence[Encoded]], pad: int, width: int) -> Batch:
     weights_BT[position_BT == 0] = 0.0
     next_N = weights_BT.reshape(-1).nonzero().squeeze(1)
     ids_N, weights_N = ids_BT.reshape(-1)[next_N], weights_BT.reshape(-1)[next_N]
-    return Batch(ids_BT, position_BT, next_N - 1, ids_N, weights_N)
+    looks = {kind: [_look(row, kind, width) for row in rows] for kind in KINDS}
+    return Batch(ids_BT, position_BT, next_N - 1, ids_N, weights_N, looks)
+
+
+def _look(row: Sequence[Encoded], kind: Kind, width: int) -> Look:
+    """The guides of a row's examples, which lie end to end."""
+    begins = accumulate((len(example.ids) for example in row), initial=0)
+    guides = [
+        (begin, guide)
+        for begin, example in zip(begins, row, strict=False)
+        for guide in example.guides
+        if guide.kind == kind
+    ]
+    at_Q = torch.tensor([begin + guide.at for begin, guide in guides], dtype=torch.long)
+    begin_Q = torch.tensor([begin for begin, _ in guides], dtype=torch.long)
+    key_T = torch.arange(width)
+    open_QT = (begin_Q[:, None] <= key_T) & (key_T <= at_Q[:, None])
+    wanted_QT = torch.zeros_like(open_QT)
+    for query, (begin, guide) in enumerate(guides):
+        wanted_QT[query, [begin + key for key in guide.keys]] = True
+    return Look(at_Q, open_QT, wanted_QT)

@@ -1,4 +1,4 @@
-"""Examples as token ids, with the weight of each token in the loss.
+"""Examples as token ids, with the weight of each token in the loss and where it is found.
 
 Of an answer, what the persona decides weighs more than the rest: words that a right answer must
 contain, and words that it shares with the persona. They are about one token in six, and most of
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from perce.prompt import Message, prompt_pair
 from scripts.persona.example import Example
+from scripts.reference.guides import Guide, Layout, guides
 from scripts.reference.tokenizer import END, START
 
 _PERSONAL_WEIGHT = 4.0
@@ -26,10 +27,17 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of an example, and their weights in the loss: zero outside of answers."""
+    """An example as tokens.
+
+    Attributes:
+        ids: The token ids.
+        weights: What each of them weighs in the loss: zero outside of answers.
+        guides: Where the answers' tokens are found in the persona.
+    """
 
     ids: list[int]
     weights: list[float]
+    guides: tuple[Guide, ...] = ()
 
 
 class Encoder:
@@ -45,24 +53,26 @@ class Encoder:
     def example(self, example: Example) -> Encoded:
         """Encode an example: every assistant message and its end mark count."""
         messages = prompt_pair(example.messages, example.context).with_persona
-        return self.messages(messages, _personal_words(example))
+        layout = self._layout(messages)
+        personal = _personal_words(example)
+        if not personal:
+            return Encoded(list(layout.ids), _weights(layout))
+        weights = _weights(layout, _marked(layout.text, personal))
+        return Encoded(list(layout.ids), weights, tuple(guides(layout, personal, example.about)))
 
-    def messages(self, messages: Sequence[Message], personal: frozenset[str] = _NONE) -> Encoded:
-        """Encode messages that are ready for the template; `personal` words weigh more."""
-        text = "".join(f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages)
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        weights = [1.0 if counts else 0.0 for counts in self._answers(ids)]
-        if personal:
-            marked = _marked(text, personal)
-            for at, (start, end) in enumerate(encoding.offsets):
-                if weights[at] and any(marked[start:end]):
-                    weights[at] = _PERSONAL_WEIGHT
-        return Encoded(ids, weights)
+    def messages(self, messages: Sequence[Message]) -> Encoded:
+        """Encode messages that are ready for the template."""
+        layout = self._layout(messages)
+        return Encoded(list(layout.ids), _weights(layout))
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Encode a prompt that the model is to answer."""
         return self.messages(messages).ids + self._answer_head
+
+    def _layout(self, messages: Sequence[Message]) -> Layout:
+        text = "".join(f"{START}{m['role']}\n{m['content']}{END}\n" for m in messages)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return Layout(text, encoding.offsets, encoding.ids, self._answers(encoding.ids))
 
     def _ids(self, text: str) -> list[int]:
         # The backend is called directly: the wrapper's bookkeeping takes as long as the work.
@@ -83,6 +93,14 @@ class Encoder:
             counted[at : end + 1] = [True] * (end + 1 - at)
             at = end + 1
         return counted
+
+
+def _weights(layout: Layout, marked: Sequence[bool] = ()) -> list[float]:
+    """Tokens of answers count, and those with `marked` characters more than others."""
+    return [
+        (_PERSONAL_WEIGHT if any(marked[start:end]) else 1.0) if counts else 0.0
+        for (start, end), counts in zip(layout.offsets, layout.counted, strict=True)
+    ]
 
 
 def _personal_words(example: Example) -> frozenset[str]:

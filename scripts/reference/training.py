@@ -1,5 +1,6 @@
 """The training loop of the reference model: seeded, resumable, on CPU or CUDA.
 
+Beside the loss of the next token there is that of guided heads (`scripts.reference.guidance`).
 Two-dimensional weights are trained with Muon (Jordan et al. 2024; the RMS-matching scale
 of Liu et al. 2025, so that AdamW's learning rates fit), the rest with AdamW.
 """
@@ -8,16 +9,17 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from scripts.persona.mix import STAGES, Mix, Stage
 from scripts.reference.batches import Batch, batches
 from scripts.reference.encoding import Encoded, Encoder
+from scripts.reference.guidance import HEADS, guided_loss, layer_inputs
 from scripts.reference.muon import Muon
 
 _PLAIN_ATTENTION = 640
@@ -42,6 +44,7 @@ class Run:
         minutes: Where above zero, this process also ends, its rate decayed, after so long; on a
             shared machine that keeps an appointment at the price of exact repetition.
         compiled: Compile the step; minutes to start with, then about 1.4 times as fast.
+        guidance: What the loss of guided heads weighs beside that of the next token.
     """
 
     tokens: int
@@ -56,6 +59,7 @@ class Run:
     seed: int = 0
     minutes: float = 0.0
     compiled: bool = False
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.step_tokens, self.batch_tokens, *self.widths) <= 0:
@@ -78,6 +82,19 @@ class Progress:
     counted: int = 0
     examples: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of a step, in nats.
+
+    Attributes:
+        loss: Mean over the tokens that count.
+        guided: Mean over the queries of each entry of `HEADS`.
+    """
+
+    loss: float
+    guided: list[float]
 
 
 def new_model(vocab_size: int, seed: int) -> Qwen3ForCausalLM:
@@ -138,8 +155,9 @@ class Trainer:
         )
         # Compiled once for each width of rows; the head stays out, for the number of tokens
         # that count is different in every batch.
-        self._body: Callable[..., BaseModelOutputWithPast] = (
-            torch.compile(model.model, dynamic=False) if run.compiled else model.model
+        body = partial(layer_inputs, model)
+        self._body: Callable[[torch.Tensor, torch.Tensor], list[torch.Tensor]] = (
+            torch.compile(body, dynamic=False) if run.compiled else body
         )
 
     def train(self, report: Callable[[Progress], None], every_steps: int) -> None:
@@ -154,10 +172,10 @@ class Trainer:
                 continue
             for step in self._steps(stage):
                 started = time.monotonic()
-                loss = self._step(step)
+                losses = self._step(step)
                 self.progress.seconds += time.monotonic() - started
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({**asdict(self.progress), "loss": loss}) + "\n")
+                    file.write(json.dumps({**asdict(self.progress), **asdict(losses)}) + "\n")
                 if self.progress.step % every_steps == 0:
                     self.save()
                     report(self.progress)
@@ -213,17 +231,23 @@ class Trainer:
 
         return batches(encoded(), self.run.batch_tokens, self.run.widths, self.encoder.pad)
 
-    def _step(self, step: list[Batch]) -> float:
+    def _step(self, step: list[Batch]) -> Losses:
         rate = self.run.rate(self.progress.step, self._done())
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         counted = sum(len(batch.labels_N) for batch in step)
         weight = sum(float(batch.weights_N.sum()) for batch in step)
-        total = 0.0
+        queries = [sum(b.queries(heads.kind) for b in step) for heads in HEADS]
+        total, total_guided = 0.0, [0.0] * len(HEADS)
         for batch in step:
-            loss_N = self._loss(batch)
-            torch.autograd.backward(loss_N @ batch.weights_N.to(self.device) / weight)
+            loss_N, guided = self._losses(batch)
+            objective = loss_N @ batch.weights_N.to(self.device) / weight
+            for number, summed in enumerate(guided):
+                mean = summed / max(1, queries[number])
+                objective = objective + self.run.guidance * mean / len(HEADS)
+                total_guided[number] += float(mean.detach())
+            torch.autograd.backward(objective)
             total += float(loss_N.detach().sum()) / counted
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -232,10 +256,10 @@ class Trainer:
         self.progress.step += 1
         self.progress.tokens += sum(batch.ids_BT.numel() for batch in step)
         self.progress.counted += counted
-        return total
+        return Losses(total, total_guided)
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        """Cross-entropy of each token that counts."""
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Cross-entropy of each token that counts, and the sums of the guided heads' losses."""
         # On a CPU with bfloat16, plain attention is faster than the fused kernel until its T x T
         # weights outgrow the cache (measured: 1.3 times at 128 to 512 tokens, 0.7 times at 2,048);
         # in float32 it never is (0.92 times at 256 tokens).
@@ -245,11 +269,16 @@ class Trainer:
         ids_BT, position_BT = batch.ids_BT.to(self.device), batch.position_BT.to(self.device)
         at_N, labels_N = batch.at_N.to(self.device), batch.labels_N.to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self._bfloat16):
-            hidden_BTC = self._body(
-                input_ids=ids_BT, position_ids=position_BT, use_cache=False
-            ).last_hidden_state
+            *inputs, hidden_BTC = self._body(ids_BT, position_BT)
             logits_NV = self.model.lm_head(hidden_BTC.flatten(0, 1)[at_N])
-        return nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        loss_N = nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+        guided = [
+            guided_loss(
+                self.model, heads, inputs[heads.layer], position_BT, batch.looks[heads.kind]
+            )
+            for heads in HEADS
+        ]
+        return loss_N, guided
 
 
 def _has_bfloat16(device: str) -> bool:

@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.persona.books import Book, Passages
-from scripts.persona.dialogue import Conversation, PersonaChat, divide_personas, truecase
-from scripts.persona.english import sentence, speaks_of_user, to_second_person
+from scripts.persona.dialogue import Conversation, PersonaChat, divide_personas
 from scripts.persona.example import Example
 from scripts.persona.examples import Generator
 from scripts.persona.names import invented_name
 from scripts.persona.people import Fact, People, Turn
 from scripts.persona.recall import Recall
 from scripts.persona.small_talk import SmallTalk
-from scripts.persona.tables import TableError, Tables, bare, load_tables, read_lines
+from scripts.persona.tables import Attribute, TableError, Tables, bare, load_tables, read_lines
 from scripts.persona.topics import Topic, Topics, load_groups, load_topics
 from scripts.persona.variety import unique_share
 from scripts.persona.voices import Voice
@@ -86,6 +85,35 @@ def test_no_question_fits_two_facts_of_a_person(tables: Tables, plain: bool) -> 
         asked = [question for f in facts for question in {f.fill(q) for q in f.attribute.questions}]
         assert len(facts) == 8
         assert len(asked) == len(set(asked))
+
+
+def test_half_of_the_answers_say_the_fact_as_it_stands_and_all_its_key_words(
+    tables: Tables,
+) -> None:
+    people = People(tables, "train", tables.plain)
+    rng = random.Random(9)
+    turns = [people.turn(rng, people.facts(rng, 1)[0]) for _ in range(400)]
+    restated = [turn for turn in turns if turn.answer == turn.about]
+    assert 160 <= len(restated) <= 280
+    for turn in restated:
+        assert is_right(Example("question", (), key=turn.key), turn.answer), turn
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("I keep a tortoise.", True),
+        ("A tortoise keeps me company.", True),
+        ("Keeper of a tortoise.", False),
+        ("Pets: a tortoise.", False),
+        ("I feed my pet lettuce.", False),
+    ],
+)
+def test_a_fact_answers_itself_if_a_person_could_say_it_and_it_tells_the_key(
+    text: str, said: bool
+) -> None:
+    pet = Attribute("pet", {"a": "pets"}, key=("a",))
+    assert Fact(pet, {"a": "tortoise"}, text).answers_itself is said
 
 
 def test_templates_leave_no_braces(tables: Tables) -> None:
@@ -239,36 +267,6 @@ def test_what_is_held_out_is_known_with_and_without_contractions() -> None:
     assert chat.holds_out(["I like tea.", "i have two dogs"])
     assert chat.holds_out(["I'm a nurse."])
     assert not chat.holds_out(["I like tea.", "I have three dogs."])
-
-
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        ("hi ! i ' m fine . you ?", "Hi! I'm fine. You?"),
-        ("neat ! ! i used to work", "Neat! I used to work"),
-        ("i like to ski.", "I like to ski."),
-    ],
-)
-def test_truecase(raw: str, clean: str) -> None:
-    assert truecase(raw) == clean
-
-
-def test_english() -> None:
-    assert sentence("a apple and a pear") == "An apple and a pear"
-    assert speaks_of_user("What is your dog called?") == "What is my dog called?"
-    assert speaks_of_user("Do you like your dog?") is None
-    assert to_second_person("My dog and I walk.") == "Your dog and you walk."
-    assert to_second_person("I'm home by myself.") == "You're home by yourself."
-
-
-@pytest.mark.parametrize("word", ["apple", "Irish cup", "Uber", "urban farm", "unimportant"])
-def test_an_stands_before_the_sound_of_a_vowel(word: str) -> None:
-    assert sentence(f"a {word}") == f"An {word}"
-
-
-@pytest.mark.parametrize("word", ["pear", "university", "used car", "European", "USA fan", "one"])
-def test_a_stands_before_the_sound_of_a_consonant(word: str) -> None:
-    assert sentence(f"a {word}") == f"A {word}"
 
 
 def test_unique_share() -> None:
