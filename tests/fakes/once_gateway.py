@@ -44,6 +44,7 @@ class OnceGateway(LocalServer):
     after: str = AFTER
     rescored_shift: float = 0.0
     polls: int = 0
+    cancelled: bool = False
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     bad_line: bool = False
@@ -116,6 +117,9 @@ class OnceGateway(LocalServer):
                 return {"active": self.active, "data": []}
             case "POST", [_, "refreshes"]:
                 return self._refresh("queued")
+            case "POST", [_, "refreshes", "r1", "cancel"]:
+                self.cancelled = True
+                return self._refresh("running") | {"cancel_requested": True}
             case "GET", [_, "refreshes", "r1"]:
                 self.polls += 1
                 if self.polls < 2:

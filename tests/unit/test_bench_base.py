@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from perce.hyperparameters import Hyperparameters
 from perce.model import hidden_size
 from scripts.attune.bench.base import load_base, load_named
 from scripts.attune.bench.gate import load_trainer
@@ -40,13 +41,27 @@ def test_a_model_of_an_unknown_type_is_one_sentence(
     assert "\n" not in str(ran.exception)
 
 
-def test_damaged_weights_are_one_sentence(tiny_model_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def damaged(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A model folder whose weights were cut off."""
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_model_dir, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
+    return folder
+
+
+def test_damaged_weights_are_one_sentence(damaged: Path) -> None:
     with pytest.raises(BadModelError, match="damaged can't be served"):
-        load_base(str(folder))
+        load_base(str(damaged))
+
+
+def test_damaged_weights_are_one_sentence_at_the_gates_first_training(
+    damaged: Path, tmp_path: Path
+) -> None:
+    trainer = load_trainer(str(damaged), threads=1)
+    with pytest.raises(BadModelError, match="damaged can't be served"):
+        trainer.train((), Hyperparameters(), None, tmp_path / "adapter", lambda step: None)
 
 
 def test_a_model_in_the_home_folder_is_found(

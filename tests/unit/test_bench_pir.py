@@ -145,6 +145,9 @@ def test_controls_are_a_strangers_persona_and_surprise(bench: Bench, tmp_path: P
     assert figures(own["other_persona"]) == pytest.approx(figures(exchanged["percontrast"]))
     assert figures(own["other_persona"]) != pytest.approx(figures(own["percontrast"]))
     assert figures(own["surprise"]) == pytest.approx(figures(exchanged["surprise"]))
+    # Surprise reads the passes of PerContrast; a stranger's persona has its own.
+    assert own["surprise"]["seconds"] == own["percontrast"]["seconds"]
+    assert own["other_persona"]["seconds"] != own["percontrast"]["seconds"]
 
 
 def test_a_persona_that_all_share_has_no_stranger(bench: Bench, tmp_path: Path) -> None:

@@ -157,7 +157,27 @@ def test_a_job_that_is_to_leave_ends_with_the_earlier_version(
         run_main_job(gateway, QUESTION, MEASURED, at_first_sight, leave)
     assert script.active == "v4"
     started = [path for _, path, _ in script.requests if path.endswith("/refreshes")]
-    assert (len(started), script.polls) == (0 if early else 1, 0)
+    assert (len(started), script.polls, script.cancelled) == ((0 if early else 1), 0, not early)
+
+
+def test_a_refresh_that_is_no_longer_watched_is_cancelled_before_the_version_is_back(
+    gateway: Gateway, script: OnceGateway
+) -> None:
+    script.active = "v4"
+
+    def broken(_: Refresh) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main_job(gateway, QUESTION, MEASURED, broken, Event())
+    posts = [path.rsplit("/", 1)[1] for method, path, _ in script.requests if method == "POST"]
+    assert posts[-2:] == ["cancel", "rollback"]
+    assert script.active == "v4"
+
+
+def test_a_refresh_that_has_ended_is_not_cancelled(gateway: Gateway, script: OnceGateway) -> None:
+    job_of(gateway)
+    assert not script.cancelled
 
 
 def test_what_does_not_hold_is_said(gateway: Gateway, script: OnceGateway) -> None:

@@ -9,10 +9,12 @@ scratch and gone on from the incumbent.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from transformers import PreTrainedModel
 
 from adapt.dataset import ContextBudget, Dataset, build_dataset
 from adapt.errors import CandidateRefusedError
@@ -29,7 +31,7 @@ from perce.hyperparameters import Hyperparameters
 from perce.retrieval import Encoder
 from perce.tokens import ChatTokenizer
 from perce.train import TrainingDiverged
-from scripts.attune.bench.base import load_named
+from scripts.attune.bench.base import blaming, load_named
 from scripts.attune.bench.kept import Kept, name_of
 from scripts.attune.bench.users.subject import TooFewTexts
 
@@ -116,6 +118,7 @@ class GateBench:
 
         Raises:
             TooFewTexts: A user's texts cannot be split. Nothing was trained then.
+            BadModelError: The base model's weights cannot be read.
         """
         # Before hours of training: a user whose texts are too few is found at once.
         self._datasets = {writer.name: self._dataset(writer) for writer in self._writers}
@@ -221,13 +224,22 @@ class GateBench:
         return name_of(users, self._trainer.base_fingerprint, settings)
 
 
+class NamingTrainer(Trainer):
+    """A trainer that names its base model where the weights cannot be read."""
+
+    @cached_property
+    def _base(self) -> PreTrainedModel:
+        with blaming(self._name):
+            return super()._base
+
+
 def load_trainer(model: str, threads: int) -> Trainer:
     """A trainer over a base model, by its folder or name, on so many CPU threads.
 
-    Its weights are loaded at the first training.
+    Its weights are loaded at the first training, which raises BadModelError where they cannot be.
 
     Raises:
         BadModelError: There is no such model, or its tokenizer cannot be read.
     """
     torch.set_num_threads(threads)
-    return load_named(model, lambda source: Trainer(source, ChatTokenizer.load(source)))
+    return load_named(model, lambda source: NamingTrainer(source, ChatTokenizer.load(source)))

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from rich.table import Table
 
@@ -19,20 +18,31 @@ from perce.identification import (
 )
 from perce.judge import judge_messages, judged
 from perce.local_scorer import LocalScorer
-from perce.pir import PERSONAL_THRESHOLD
+from perce.pir import PERSONAL_THRESHOLD, TokenPIR
 from perce.prompt import fact_items
 from scripts.attune.bench.annotated import AnnotatedReply
 from scripts.attune.bench.base import Base, load_base
 from scripts.attune.bench.judge import Judge
 
-Identifier = Callable[[Sequence[AnnotatedReply]], list[Identified]]
+Finder = Callable[[str, Sequence[TokenPIR]], Identified]
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A method's figures, and the seconds it took for all replies (loading excluded)."""
+    """A method's figures, and the seconds it took for all replies (loading excluded).
+
+    Methods that read the same passes of the model took the same seconds.
+    """
 
     figures: Identification
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Replies with their tokens' PIR, and the seconds that the passes took."""
+
+    replies: list[Contrasted]
     seconds: float
 
 
@@ -57,15 +67,17 @@ def identify(
         scripts.attune.bench.judge.NoVerdict: The judge did not answer.
     """
     # Word matching goes first: what cannot be measured shows before a model is loaded.
-    timed = {"word_match": _time(_match, items)}
+    timed = {"word_match": _match(items)}
     base = load_base(model)
-    methods: dict[str, Identifier] = {"percontrast": partial(_percontrast, base)}
+    scored = _score(base, items)
+    timed["percontrast"] = _found(items, scored, by_pir)
     if controls:
-        methods["other_persona"] = partial(_other_persona, base)
-        methods["surprise"] = partial(_surprise, base)
+        strangers = [replace(item, persona=_stranger(items, at)) for at, item in enumerate(items)]
+        timed["other_persona"] = _found(items, _score(base, strangers), by_pir)
+        timed["surprise"] = _found(items, scored, by_surprise)
     if judge:
-        methods["llm_judge"] = partial(_judge, judge)
-    return timed | {name: _time(method, items) for name, method in methods.items()}
+        timed["llm_judge"] = _judge(judge, items)
+    return timed
 
 
 def as_json(timed: Mapping[str, Timed]) -> str:
@@ -87,29 +99,22 @@ def as_table(timed: Mapping[str, Timed]) -> Table:
     return table
 
 
-def _time(method: Identifier, items: Sequence[AnnotatedReply]) -> Timed:
+def _match(items: Sequence[AnnotatedReply]) -> Timed:
     started = time.perf_counter()
-    found = method(items)
-    seconds = time.perf_counter() - started
+    found = [match_words(item.persona, item.answer) for item in items]
+    return _measured(items, found, time.perf_counter() - started)
+
+
+def _found(items: Sequence[AnnotatedReply], scored: Scored, find: Finder) -> Timed:
+    found = [find(one.reply, one.tokens) for one in scored.replies]
+    return _measured(items, found, scored.seconds)
+
+
+def _measured(
+    items: Sequence[AnnotatedReply], found: Sequence[Identified], seconds: float
+) -> Timed:
     answers = [item.answer for item in items]
     return Timed(measure(answers, [item.personal for item in items], found), seconds)
-
-
-def _match(items: Sequence[AnnotatedReply]) -> list[Identified]:
-    return [match_words(item.persona, item.answer) for item in items]
-
-
-def _percontrast(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
-    return [by_pir(one.reply, one.tokens) for one in _contrasted(base, items)]
-
-
-def _other_persona(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
-    strangers = [replace(item, persona=_stranger(items, at)) for at, item in enumerate(items)]
-    return _percontrast(base, strangers)
-
-
-def _surprise(base: Base, items: Sequence[AnnotatedReply]) -> list[Identified]:
-    return [by_surprise(one.reply, one.tokens) for one in _contrasted(base, items)]
 
 
 def _stranger(items: Sequence[AnnotatedReply], at: int) -> tuple[str, ...]:
@@ -119,18 +124,23 @@ def _stranger(items: Sequence[AnnotatedReply], at: int) -> tuple[str, ...]:
     return next((i.persona for i in following if own.isdisjoint(i.persona)), ())
 
 
-def _contrasted(base: Base, items: Sequence[AnnotatedReply]) -> list[Contrasted]:
+def _score(base: Base, items: Sequence[AnnotatedReply]) -> Scored:
+    started = time.perf_counter()
     longest = base.model.config.get_text_config().max_position_embeddings
     cases = [
         Case([{"role": "user", "content": item.question}], fact_items(item.persona), item.answer)
         for item in items
     ]
-    return contrast_replies(LocalScorer(base.model), base.tokenizer, cases, max_length=longest)
+    scorer = LocalScorer(base.model)
+    replies = contrast_replies(scorer, base.tokenizer, cases, max_length=longest)
+    return Scored(replies, time.perf_counter() - started)
 
 
-def _judge(judge: Judge, items: Sequence[AnnotatedReply]) -> list[Identified]:
+def _judge(judge: Judge, items: Sequence[AnnotatedReply]) -> Timed:
+    started = time.perf_counter()
     with judge.connected() as ask:
-        return [
+        found = [
             judged(item.answer, ask(judge_messages(item.persona, item.question, item.answer)))
             for item in items
         ]
+    return _measured(items, found, time.perf_counter() - started)

@@ -2,11 +2,12 @@
 
 It uses one of the demo users of the installation. Where that user has an adapter already, the
 job first goes back to the base model, so that every run compares the same two things. Without a
-new version, of a rejected candidate or where the job ends early, the user gets that one back.
+new version, of a rejected candidate or where the job ends early, the user gets that one back. A
+refresh that is on the way then is cancelled.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event
 
@@ -119,12 +120,18 @@ def _chat(gateway: Gateway, question: Question, adapter: str) -> Reply:
 def _finished(
     gateway: Gateway, refresh: Refresh, on_progress: Callable[[Refresh], None], leave: Event
 ) -> Refresh:
-    """Follow a refresh to its end."""
-    while not refresh.finished:
-        on_progress(refresh)
-        if leave.wait(POLL_S):
-            raise MainJobInterruptedError()
-        refresh = gateway.refresh(refresh.user, refresh.id)
+    """Follow a refresh to its end, or cancel it where that is not waited for."""
+    try:
+        while not refresh.finished:
+            on_progress(refresh)
+            if leave.wait(POLL_S):
+                raise MainJobInterruptedError()
+            refresh = gateway.refresh(refresh.user, refresh.id)
+    except BaseException:
+        # The gateway may be gone, and refuses where the version is being published already.
+        with suppress(GatewayError):
+            gateway.cancel_refresh(refresh.user, refresh.id)
+        raise
     on_progress(refresh)
     return refresh
 
