@@ -44,7 +44,7 @@ def versions_table(versions: Sequence[Version]) -> str:
         return empty_card("No version yet. Refresh to train the first one.")
     rows = "".join(_version_row(version) for version in versions)
     return (
-        '<div class="card wide"><table class="versions"><tr><th>Version</th><th>State</th>'
+        '<div class="card"><table class="versions"><tr><th>Version</th><th>State</th>'
         "<th>Method</th><th>From</th><th>Made</th><th>Held-out loss</th><th>Personal words</th>"
         f"<th>Verdict</th></tr>{rows}</table></div>"
     )

@@ -5,24 +5,30 @@ from typing import Any
 import gradio as gr
 
 from ui.adapter_cards import refresh_card, versions_table
-from ui.cards import empty_card
-from ui.chat_tab import adapter_choices
+from ui.adapter_choices import rollback_choices
+from ui.cards import NOBODY, empty_card, trouble_card
 from ui.gateway import Gateway
 from ui.notices import notices
 from ui.records import Method, Refresh, Versions
 from ui.settings import UiSettings
+from ui.subject import timely
+from ui.transport import GatewayError
 
 METHODS = [("PerCE: weigh personal words", "perce"), ("CE: plain control", "ce")]
 UNREAD = "The versions and refreshes cannot be read now."
+OUTDATED = "This may be out of date."
 
 Update = dict[str, Any]
-Page = tuple[str | Update, str | Update, Update, Update, Update, Update, str | None]
-"""Versions, newest refresh, choices of rollback, refresh button, timer, cancel button, and whose
-they are."""
+Page = tuple[str | Update, str | Update, Update, Update, Update, Update, Update, str | None]
+"""Versions, newest refresh, choices of rollback, refresh button, timer, cancel button, why they
+cannot be read anew, and whose they are."""
 
 
 class AdaptersTab:
-    """Handlers of the adapters; while a refresh runs, a timer calls `show` again and again."""
+    """Handlers of the adapters.
+
+    While a refresh runs, or the gateway cannot be asked, a timer calls `show` again and again.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -34,14 +40,17 @@ class AdaptersTab:
             name: The persona.
             chosen: The version picked for a rollback; it stays picked.
             shown: Whose page is shown now; where it cannot be read anew, the persona's own stays
-                and another's goes.
+                and another's goes. The page says so, and the timer tries again.
         """
         if not name:
-            return _page(name, Versions(), None, chosen)
-        with notices():
+            return _nothing(name, NOBODY)
+        try:
             newest = next(iter(self._gateway.refreshes(name)), None)
             return _page(name, self._gateway.adapters(name), newest, chosen)
-        return _kept(name) if name == shown else _unread(name)
+        except GatewayError as error:
+            if name == shown:
+                return _troubled(_kept(name), f"{OUTDATED} {error.message}")
+            return _troubled(_nothing(name, UNREAD), error.message)
 
     def refresh(self, name: str | None, method: Method, chosen: str | None = None) -> Page:
         """Start a refresh."""
@@ -63,7 +72,10 @@ class AdaptersTab:
 
     def rollback(self, name: str | None, to: str | None) -> Page:
         """Make another version active."""
-        if name and to:
+        if not name or not to:
+            missing = "Pick a persona first." if not name else "Pick a version first."
+            gr.Warning(missing, title="Not rolled back")
+        else:
             with notices():
                 self._gateway.rollback(name, to)
                 gr.Info("The next reply uses it.", title="Rolled back")
@@ -84,6 +96,7 @@ def _page(
         dict(gr.update(interactive=not running)),
         dict(gr.update(active=running)),
         dict(gr.update(visible=stoppable)),
+        dict(gr.update(visible=False)),
         name,
     )
 
@@ -91,26 +104,25 @@ def _page(
 def _kept(name: str) -> Page:
     """The page as it is."""
     skip = dict(gr.skip())
-    return skip, skip, skip, skip, skip, skip, name
+    return skip, skip, skip, skip, skip, skip, skip, name
 
 
-def _unread(name: str) -> Page:
-    """The page of somebody of whom nothing could be read."""
-    return empty_card(UNREAD), "", *_page(name, Versions(), None, None)[2:]
+def _troubled(page: Page, why: str) -> Page:
+    """A page that says why it is no newer; a notice of each look that fails would pile up."""
+    table, progress, to, start, _, stop, _, name = page
+    look = dict(gr.update(active=True))
+    reason = dict(gr.update(value=trouble_card(why), visible=True))
+    return table, progress, to, start, look, stop, reason, name
 
 
-def rollback_choices(versions: Versions) -> list[tuple[str, str]]:
-    """Everything that may become active and is not: published versions, and none at all."""
-    choices = [
-        (label, value)
-        for label, value in adapter_choices(versions)
-        if value not in {"active", "none", versions.active}
-    ]
-    return [*choices, ("None of their own", "none")] if versions.active else choices
+def _nothing(name: str | None, why: str) -> Page:
+    """The page of somebody of whom there is nothing to show."""
+    return empty_card(why), "", *_page(name, Versions(), None, None)[2:]
 
 
 def build(
     tab: AdaptersTab,
+    subject: gr.State,
     persona: gr.Dropdown,
     picked: gr.State,
     opened: gr.Tab,
@@ -118,8 +130,9 @@ def build(
 ) -> None:
     """Lay out the adapters and wire them."""
     shown: gr.State = gr.State(None)
+    trouble = gr.HTML("", visible=False, elem_id="trouble", padding=False)
     gr.HTML("<h3>Versions</h3>", padding=False)
-    table = gr.HTML(versions_table(()), elem_id="versions", padding=False)
+    table = gr.HTML(empty_card(NOBODY), elem_id="versions", padding=False)
     with gr.Row(elem_classes="adapters-layout"):
         with gr.Column(scale=7, min_width=420):
             gr.HTML("<h3>Refresh</h3>", padding=False)
@@ -133,22 +146,22 @@ def build(
                 stop = gr.Button(
                     "Cancel", visible=False, scale=1, min_width=90, elem_id="cancel-refresh"
                 )
-            progress = gr.HTML(refresh_card(None), elem_id="progress", padding=False)
+            progress = gr.HTML("", elem_id="progress", padding=False)
         with gr.Column(scale=4, min_width=300):
             gr.HTML("<h3>Roll back</h3>", padding=False)
             to = gr.Dropdown([], label="Version to make active", elem_id="rollback-to")
             back = gr.Button("Roll back", elem_id="rollback")
 
     timer = gr.Timer(settings.ui_poll_s, active=False)
-    page = [table, progress, to, start, timer, stop, shown]
+    page = [table, progress, to, start, timer, stop, trouble, shown]
     gr.on(
         [picked.change, opened.select, timer.tick],
-        tab.show,
-        [persona, to, shown],
+        timely(tab.show),
+        [subject, persona, to, shown],
         page,
         trigger_mode="always_last",
         show_progress="hidden",
     )
-    start.click(tab.refresh, [persona, method, to], page, show_progress="hidden")
-    stop.click(tab.cancel, [persona, to], page, show_progress="hidden")
-    back.click(tab.rollback, [persona, to], page, show_progress="hidden")
+    start.click(timely(tab.refresh), [subject, persona, method, to], page, show_progress="hidden")
+    stop.click(timely(tab.cancel), [subject, persona, to], page, show_progress="hidden")
+    back.click(timely(tab.rollback), [subject, persona, to], page, show_progress="hidden")

@@ -20,9 +20,11 @@ class Record(BaseModel):
 
 
 class Page(Record):
-    """A list in OpenAI's shape."""
+    """A list in OpenAI's shape, or a part of one."""
 
     data: tuple[dict[str, Any], ...]
+    next: int | None = None
+    """Where the page behind it starts, for lists that come in pages; None at the end."""
 
 
 def parsed(kind: type[R], answer: object) -> R:

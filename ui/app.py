@@ -11,6 +11,7 @@ from ui.gateway import Gateway
 from ui.login import MESSAGE, Login, is_loopback
 from ui.notices import notices
 from ui.settings import UiSettings
+from ui.subject import Subject, timely
 from ui.theme import theme
 from ui.transport import GatewayError
 
@@ -72,23 +73,35 @@ def build(gateway: Gateway, settings: UiSettings) -> gr.Blocks:
                 min_width=240,
                 elem_id="persona",
             )
-        picked = gr.State(None)
+        picked = gr.State(0)
+        subject = gr.State(Subject())
         with gr.Tabs():
             with gr.Tab("Chat", id="chat") as chat:
                 chat_handlers = chat_tab.ChatTab(gateway, settings)
-                adapter = chat_tab.build(chat_handlers, persona, picked)
+                adapter = chat_tab.build(chat_handlers, subject, persona, picked)
             with gr.Tab("Memory", id="memory") as memory:
-                memory_tab.build(memory_tab.MemoryTab(gateway), persona, picked, memory)
+                memory_handlers = memory_tab.MemoryTab(gateway)
+                memory_tab.build(memory_handlers, subject, persona, picked, memory)
             with gr.Tab("Adapters", id="adapters") as adapters:
                 adapters_handlers = adapters_tab.AdaptersTab(gateway)
-                adapters_tab.build(adapters_handlers, persona, picked, adapters, settings)
+                adapters_tab.build(adapters_handlers, subject, persona, picked, adapters, settings)
             with gr.Tab("Schedule", id="schedule") as schedule:
                 schedule_tab.build(schedule_tab.ScheduleTab(gateway), schedule)
-        chat.select(chat_handlers.adapters, [persona, adapter], adapter, show_progress="hidden")
-        # What must not miss a pick listens to a state of its own: Gradio repeats all listeners of
-        # an event for one that asks for the last, and a conversation must not begin twice.
+        chat.select(
+            timely(chat_handlers.adapters),
+            [subject, persona, adapter],
+            adapter,
+            show_progress="hidden",
+        )
+        # What must not miss a pick listens to a state that each changes. For one listener that asks
+        # for the last, Gradio repeats all listeners of a component's event, but of a state's change
+        # that one alone; and a conversation must not begin twice.
         persona.change(
-            lambda name: name, persona, picked, trigger_mode="multiple", show_progress="hidden"
+            Subject.pick,
+            [subject, persona],
+            picked,
+            trigger_mode="multiple",
+            show_progress="hidden",
         )
         timer = gr.Timer(STATUS_EVERY_S)
         gr.on([page.load, timer.tick], header.status, None, status, show_progress="hidden")

@@ -6,6 +6,8 @@ The cards themselves are in `ui.memory_cards`, `ui.adapter_cards` and `ui.schedu
 
 from html import escape
 
+NOBODY = "Pick a persona above to begin."
+
 STATE_NOTES = {
     "queued": "Waiting for the worker",
     "running": "Running",
@@ -23,3 +25,8 @@ def badge_of(text: str, tone: str) -> str:
 def empty_card(text: str) -> str:
     """A card that says why there is nothing to show."""
     return f'<div class="card nothing">{escape(text)}</div>'
+
+
+def trouble_card(text: str) -> str:
+    """A card that says what does not work at the moment."""
+    return f'<div class="card trouble" role="status">{escape(text)}</div>'

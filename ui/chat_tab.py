@@ -6,12 +6,14 @@ from typing import Any
 
 import gradio as gr
 
+from ui.adapter_choices import adapter_choices
 from ui.conversation import Conversation, Turn, render
 from ui.gateway import ChatRequest, Gateway
 from ui.memory_cards import context_card
 from ui.notices import notices, warn
 from ui.records import Contrast, Personalization, Reply, Versions
 from ui.settings import UiSettings
+from ui.subject import Subject, timely, timely_parts
 from ui.transport import GatewayError
 from ui.words import legend
 
@@ -38,15 +40,15 @@ class ChatTab:
         self._gateway = gateway
         self._settings = settings
 
-    def begin(self, name: str | None) -> View:
+    def begin(self, subject: Subject, name: str | None) -> View:
         """Start a new conversation; what is being typed stays: its writer is faster than this."""
-        return self._view(Conversation(), name or "")
+        return self._view(subject.begin(), name or "")
 
     def send(
         self,
+        conversation: Conversation,
         message: str,
         name: str | None,
-        conversation: Conversation,
         contrast: Contrast,
         adapter: str,
         persona: bool,
@@ -65,12 +67,12 @@ class ChatTab:
             yield self._view(conversation, name, unsent=message)
 
     def rescore(
-        self, name: str | None, conversation: Conversation, contrast: Contrast
+        self, conversation: Conversation, name: str | None, contrast: Contrast
     ) -> tuple[Conversation, str, str]:
         """Score the last reply under another contrast, by its own token ids where known."""
         last = conversation.last_reply()
-        if name and last and last.personalization:
-            words, unscored = self._score(name, conversation, last, last.personalization, contrast)
+        if last and last.personalization:
+            words, unscored = self._score(conversation, last, last.personalization, contrast)
             conversation = conversation.rescored(words, contrast, unscored)
         return conversation, render(conversation, name or ""), legend(contrast)
 
@@ -128,19 +130,15 @@ class ChatTab:
                 yield self._view(asked, name, writing=written)
 
     def _score(
-        self,
-        name: str,
-        conversation: Conversation,
-        last: Turn,
-        used: Personalization,
-        contrast: Contrast,
+        self, conversation: Conversation, last: Turn, used: Personalization, contrast: Contrast
     ) -> tuple[Personalization | None, str]:
         """The last reply's words under a contrast, or why there are none."""
-        if unscored := self._unscorable(name, contrast, used.adapter or "none", last.persona):
+        adapter = used.adapter or "none"
+        if unscored := self._unscorable(used.user, contrast, adapter, last.persona):
             return None, unscored
         try:
             words = self._gateway.pir(
-                name,
+                used.user,
                 conversation.messages()[:-1],
                 last.token_ids or last.text,
                 contrast=contrast,
@@ -207,20 +205,10 @@ def settle(typed: str, unsent: str) -> tuple[Update, str, Update, Update]:
     return _box(kept if unsent else None), "", *_usable(True)
 
 
-def adapter_choices(versions: Versions) -> list[tuple[str, str]]:
-    """Choices for the adapter: the active one, the base model, and every published version."""
-    active = f"Active ({versions.answers})" if versions.answers else "Active (none yet)"
-    published = [
-        (f"{version.version} ({version.state})", version.version)
-        for version in versions.data
-        if version.state in {"active", "retired"}
-    ]
-    return [(active, "active"), ("None: base model", "none"), *published]
-
-
-def build(tab: ChatTab, persona: gr.Dropdown, picked: gr.State) -> gr.Dropdown:
+def build(tab: ChatTab, subject: gr.State, persona: gr.Dropdown, picked: gr.State) -> gr.Dropdown:
     """Lay out the chat and wire it; answers its choice of adapter, for others to refresh."""
-    state = gr.State(Conversation())
+    # Until somebody is picked, this is the conversation that a new page's subject names.
+    state = gr.State(Conversation(id=""))
     unsent = gr.State("")
     with gr.Row(elem_classes="chat-layout"):
         with gr.Column(scale=7, min_width=420):
@@ -262,22 +250,28 @@ def build(tab: ChatTab, persona: gr.Dropdown, picked: gr.State) -> gr.Dropdown:
             context = gr.HTML(context_card((), NO_CONTEXT_YET), elem_id="context", padding=False)
 
     view = [state, page, context, box, liked, disliked, send, contrast, unsent]
-    asked = [box, persona, state, contrast, adapter, with_persona]
-    sending = gr.on([send.click, box.submit], tab.send, asked, view, show_progress="hidden")
+    asked = [subject, state, box, persona, contrast, adapter, with_persona]
+    sending = gr.on(
+        [send.click, box.submit], timely_parts(tab.send), asked, view, show_progress="hidden"
+    )
     # Of these two, an error triggers only the second.
     for ended in (sending.then, sending.failure):
         ended(settle, [box, unsent], [box, unsent, send, contrast], show_progress="hidden")
     rescoring = contrast.input(
-        tab.rescore,
-        [persona, state, contrast],
+        timely(tab.rescore),
+        [subject, state, persona, contrast],
         [state, page, key],
         trigger_mode="always_last",
         show_progress="hidden",
     )
-    # First stop, then begin: nothing of the old conversation must land in the new page.
-    stopped = gr.on([new.click, persona.change], None, cancels=[sending, rescoring])
-    stopped.then(tab.begin, persona, view, trigger_mode="always_last", show_progress="hidden")
-    picked.change(tab.adapters, persona, adapter, show_progress="hidden")
+    # What runs is stopped, so that the new conversation need not wait for it to end.
+    persona.change(None, cancels=[sending, rescoring])
+    renewed = new.click(None, cancels=[sending, rescoring])
+    for changed in (renewed.then, picked.change):
+        changed(
+            tab.begin, [subject, persona], view, trigger_mode="always_last", show_progress="hidden"
+        )
+    picked.change(timely(tab.adapters), [subject, persona], adapter, show_progress="hidden")
     liked.click(lambda conversation: tab.endorse(conversation, "up"), state)
     disliked.click(lambda conversation: tab.endorse(conversation, "down"), state)
     return adapter

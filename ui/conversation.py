@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Literal
 
+from ui.cards import NOBODY
 from ui.records import Contrast, Personalization, Reply
 from ui.words import highlight, summary
 
@@ -124,7 +125,7 @@ def _bubble(role: str, who: str, body: str, note: str = "") -> str:
 
 def _empty(name: str) -> str:
     if not name:
-        return '<div class="empty"><p>Pick a persona above to begin.</p></div>'
+        return f'<div class="empty"><p>{NOBODY}</p></div>'
     return (
         f'<div class="empty"><h3>Chat as {escape(name)}</h3>'
         f"<p>The model answers the way {escape(name)} would want. "

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from ui.answer import Record, parsed, records_of
+from ui.answer import Page, Record, parsed, records_of
 from ui.completion import Completion
 from ui.records import (
     ContextItem,
@@ -36,6 +36,7 @@ from ui.transport import GatewayError, Transport
 
 R = TypeVar("R", bound=Record)
 Message = Mapping[str, str]
+TEXTS_A_PAGE = 1000
 
 
 class ChatRequest(BaseModel):
@@ -146,7 +147,14 @@ class Gateway:
 
     def history(self, user: str) -> list[Text]:
         """A user's texts, oldest first."""
-        return self._list(Text, _of(user, "history"))
+        texts = list[Text]()
+        after: int | None = 0
+        while after is not None:
+            asked = {"after": after, "limit": TEXTS_A_PAGE}
+            page = self._one(Page, "GET", _of(user, "history"), params=asked)
+            texts += [parsed(Text, row) for row in page.data]
+            after = page.next
+        return texts
 
     def import_history(self, user: str, lines: bytes) -> Import:
         """Import JSONL, plain or gzipped; bad lines are named in the answer."""

@@ -1,10 +1,11 @@
 """HTML that shows the schedule, the plan of a round and what it started."""
 
+from collections.abc import Sequence
 from html import escape
 
 from ui.cards import STATE_NOTES, badge_of, empty_card
 from ui.moment import when
-from ui.records import Plan, Round, Schedule
+from ui.records import Plan, Refresh, Round, Schedule
 
 
 def schedule_card(schedule: Schedule) -> str:
@@ -22,7 +23,7 @@ def schedule_card(schedule: Schedule) -> str:
         f"<dt>Next run</dt><dd>{escape(next_run)}</dd>"
         f"<dt>Cron</dt><dd><code>{escape(schedule.cron)}</code> {escape(schedule.timezone)}</dd>"
         f"<dt>Who is due</dt><dd>anyone with at least {schedule.min_new_texts} new {texts}, quiet "
-        f"for {schedule.quiet_minutes:g} min, last refreshed {schedule.min_gap_hours:g} h ago</dd>"
+        f"for {schedule.quiet_minutes:g} min, not refreshed for {schedule.min_gap_hours:g} h</dd>"
         f"<dt>Window</dt><dd>{window}</dd>"
         f"<dt>Online</dt><dd>{online}</dd>"
         f"<dt>Last plan</dt><dd>{escape(plan)}</dd>"
@@ -36,16 +37,22 @@ def started_card(started: Round) -> str:
         return empty_card("The worker has not planned the round yet: look again in a moment.")
     if not started.plan.due:
         return empty_card("Nobody is due: nothing was started.")
+    if started.data:
+        opened = _refreshes(started.data)
+    elif started.plan.planned:
+        opened = '<p class="faint">No refresh is open yet: the worker opens them one by one.</p>'
+    else:
+        opened = '<p class="faint">No refresh was opened: everybody waits for the next round.</p>'
+    return f'<div class="card"><p>{escape(plan_line(started.plan))}</p>{opened}</div>'
+
+
+def _refreshes(opened: Sequence[Refresh]) -> str:
     rows = "".join(
         f"<tr><td>{escape(refresh.user)}</td><td>{escape(refresh.method)}</td>"
         f"<td>{STATE_NOTES[refresh.status]}</td></tr>"
-        for refresh in started.data
+        for refresh in opened
     )
-    return (
-        f'<div class="card"><p>{escape(plan_line(started.plan))}</p>'
-        "<table><tr><th>User</th><th>Method</th><th>State</th></tr>"
-        f"{rows}</table></div>"
-    )
+    return f"<table><tr><th>User</th><th>Method</th><th>State</th></tr>{rows}</table>"
 
 
 def plan_line(plan: Plan) -> str:

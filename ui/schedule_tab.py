@@ -18,9 +18,13 @@ Fields = tuple[str, str, float, float, float, float, bool, float]
 mode, its refreshes an hour."""
 
 Page = tuple[Any, ...]
-"""The card, the form, its fields, and what the fields were filled with."""
+"""How the schedule stands, the form, its fields, and what the fields were filled with."""
 
-KEPT: Page = (dict(gr.skip()),) * 11
+Standing = tuple[str | Update, Update, Update]
+"""The card, and the buttons that pause and resume: the one that changes something is there."""
+
+UNCHANGED: Standing = (dict(gr.skip()),) * 3
+KEPT: Page = (dict(gr.skip()),) * 13
 """The page as it is."""
 
 
@@ -39,7 +43,7 @@ class ScheduleTab:
         """
         with notices():
             page = _page(self._gateway.schedule())
-            return page if filled in (None, typed) else (page[0], *KEPT[1:])
+            return page if filled in (None, typed) else (*page[:3], *KEPT[3:])
         return KEPT
 
     def save(
@@ -74,11 +78,11 @@ class ScheduleTab:
             return _page(changed)
         return KEPT
 
-    def pause(self) -> str | Update:
+    def pause(self) -> Standing:
         """Run no refreshes until resumed."""
         return self._set_paused(True)
 
-    def resume(self) -> str | Update:
+    def resume(self) -> Standing:
         """Run refreshes again."""
         return self._set_paused(False)
 
@@ -88,10 +92,18 @@ class ScheduleTab:
             return started_card(self._gateway.run_schedule())
         return ""
 
-    def _set_paused(self, paused: bool) -> str | Update:
+    def _set_paused(self, paused: bool) -> Standing:
         with notices():
-            return schedule_card(self._gateway.set_schedule(paused=paused))
-        return dict(gr.skip())
+            return _standing(self._gateway.set_schedule(paused=paused))
+        return UNCHANGED
+
+
+def _standing(schedule: Schedule) -> Standing:
+    return (
+        schedule_card(schedule),
+        dict(gr.update(visible=not schedule.paused)),
+        dict(gr.update(visible=schedule.paused)),
+    )
 
 
 def _page(schedule: Schedule) -> Page:
@@ -105,7 +117,7 @@ def _page(schedule: Schedule) -> Page:
         schedule.online,
         schedule.online_per_hour,
     )
-    return schedule_card(schedule), dict(gr.update(visible=True)), *fields, fields
+    return *_standing(schedule), dict(gr.update(visible=True)), *fields, fields
 
 
 def build(tab: ScheduleTab, opened: gr.Tab) -> None:
@@ -116,7 +128,7 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
             card = gr.HTML(UNKNOWN, elem_id="schedule", padding=False)
             with gr.Row():
                 pause = gr.Button("Pause", elem_id="pause", min_width=100)
-                resume = gr.Button("Resume", elem_id="resume", min_width=100)
+                resume = gr.Button("Resume", visible=False, elem_id="resume", min_width=100)
                 run = gr.Button("Run now", variant="primary", elem_id="run-now", min_width=100)
             started = gr.HTML("", elem_id="started", padding=False)
         # Empty numbers would read as 0: there is no form before there is something to fill it with.
@@ -168,9 +180,11 @@ def build(tab: ScheduleTab, opened: gr.Tab) -> None:
 
     fields = [cron, zone, least, quiet, gap, window, online, budget]
     filled: gr.State = gr.State(None)
-    page = [card, form, *fields, filled]
+    standing = [card, pause, resume]
+    page = [*standing, form, *fields, filled]
     opened.select(tab.show, [filled, *fields], page, show_progress="hidden")
     save.click(tab.save, fields, page, show_progress="hidden")
-    pause.click(tab.pause, None, card, show_progress="hidden")
-    resume.click(tab.resume, None, card, show_progress="hidden")
-    run.click(tab.run_now, None, started, show_progress="hidden")
+    pause.click(tab.pause, None, standing, show_progress="hidden")
+    resume.click(tab.resume, None, standing, show_progress="hidden")
+    running = run.click(tab.run_now, None, started, show_progress="hidden")
+    running.then(tab.show, [filled, *fields], page, show_progress="hidden")

@@ -9,6 +9,7 @@ from ui.conversation import Conversation
 from ui.gateway import Gateway
 from ui.records import Contrast
 from ui.settings import UiSettings
+from ui.subject import Subject
 
 TEXT = "".join(text for text, _ in REPLY)
 SETTINGS = UiSettings()
@@ -27,7 +28,7 @@ def chat(gateway: Gateway) -> ChatTab:
 
 def say(tab: ChatTab, message: str, conversation: Conversation | None = None) -> list[View]:
     return list(
-        tab.send(message, "maeve", conversation or Conversation(), "persona", "active", True)
+        tab.send(conversation or Conversation(), message, "maeve", "persona", "active", True)
     )
 
 
@@ -71,8 +72,10 @@ def test_the_next_message_carries_the_conversation(
 
 def test_a_new_conversation_leaves_the_draft_alone(chat: ChatTab) -> None:
     first = say(chat, "Hi")[-1][0]
-    begun = chat.begin("mina")
+    subject = Subject("mina", first.id)
+    begun = chat.begin(subject, "mina")
     assert begun[0].turns == () and begun[0].id != first.id
+    assert subject.is_still(begun[0]) and not subject.is_still(first)
     assert "value" not in begun[3]
 
 
@@ -111,7 +114,7 @@ def test_without_persona_or_message_nothing_is_sent(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
     with pytest.warns(UserWarning, match="persona"):
-        list(chat.send("Hi", None, Conversation(), "persona", "active", True))
+        list(chat.send(Conversation(), "Hi", None, "persona", "active", True))
     with pytest.warns(UserWarning, match="message"):
         say(chat, "  ")
     assert fake_gateway.requests == []
@@ -121,7 +124,7 @@ def test_another_contrast_scores_the_same_tokens_anew_and_keeps_the_context(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
     conversation = say(chat, "Hi")[-1][0]
-    rescored, page, key = chat.rescore("maeve", conversation, "both")
+    rescored, page, key = chat.rescore(conversation, "maeve", "both")
     _, path, body = fake_gateway.requests[-1]
     assert path == "/v1/pir"
     assert body["token_ids"] == [100 + n for n in range(len(REPLY))]
@@ -147,7 +150,7 @@ def test_another_contrast_scores_the_same_tokens_anew_and_keeps_the_context(
 def test_a_reply_that_cannot_be_scored_is_given_all_the_same_and_says_why(
     chat: ChatTab, user: str, contrast: Contrast, adapter: str, persona: bool, why: str
 ) -> None:
-    last = list(chat.send("Hi", user, Conversation(), contrast, adapter, persona))[-1]
+    last = list(chat.send(Conversation(), "Hi", user, contrast, adapter, persona))[-1]
     assert "start with a pot" in last[1]
     assert "<mark" not in last[1]
     assert why in last[1]
@@ -156,11 +159,11 @@ def test_a_reply_that_cannot_be_scored_is_given_all_the_same_and_says_why(
 def test_a_contrast_that_cannot_be_scored_clears_the_marks_until_one_can(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
-    first = list(chat.send("Hi", "otto", Conversation(), "persona", "active", True))[-1][0]
-    without, page, _ = chat.rescore("otto", first, "adapter")
+    first = list(chat.send(Conversation(), "Hi", "otto", "persona", "active", True))[-1][0]
+    without, page, _ = chat.rescore(first, "otto", "adapter")
     assert "<mark" not in page
     assert "no adapter to take away" in page
-    _, page, _ = chat.rescore("otto", without, "persona")
+    _, page, _ = chat.rescore(without, "otto", "persona")
     assert page.count("<mark") == sum(pir > 1 for _, pir in REPLY)
     assert fake_gateway.requests[-1][2]["token_ids"] == [100 + n for n in range(len(REPLY))]
 
@@ -170,10 +173,10 @@ def test_a_reply_of_the_populations_version_is_scored_and_scored_anew(
 ) -> None:
     fake_gateway.refreshes.population = "population@v1"
     halved = sum(pir / 2 > 1 for _, pir in REPLY)
-    last = list(chat.send("Hi", "otto", Conversation(), "adapter", "active", True))[-1]
+    last = list(chat.send(Conversation(), "Hi", "otto", "adapter", "active", True))[-1]
     assert "adapter population@v1" in last[1]
     assert last[1].count("<mark") == halved
-    _, page, _ = chat.rescore("otto", last[0], "both")
+    _, page, _ = chat.rescore(last[0], "otto", "both")
     assert fake_gateway.requests[-1][2]["adapter"] == "active"
     assert page.count("<mark") == halved
 
@@ -182,9 +185,9 @@ def test_a_reply_is_not_scored_by_another_version_than_the_one_that_wrote_it(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
     fake_gateway.refreshes.population = "population@v1"
-    first = list(chat.send("Hi", "otto", Conversation(), "persona", "active", True))[-1][0]
+    first = list(chat.send(Conversation(), "Hi", "otto", "persona", "active", True))[-1][0]
     fake_gateway.refreshes.population = "population@v2"
-    _, page, _ = chat.rescore("otto", first, "both")
+    _, page, _ = chat.rescore(first, "otto", "both")
     assert "<mark" not in page
     assert "another version answers now" in page
 
@@ -195,15 +198,23 @@ def test_a_score_that_the_gateway_refuses_is_said_and_clears_the_marks(
     conversation = say(chat, "Hi")[-1][0]
     fake_gateway.fail("/v1/pir", 503, "The engine is starting.")
     with pytest.warns(UserWarning, match="engine is starting"):
-        _, page, _ = chat.rescore("maeve", conversation, "both")
+        _, page, _ = chat.rescore(conversation, "maeve", "both")
     assert "<mark" not in page
+
+
+def test_scores_are_asked_for_as_whoever_got_the_reply(
+    chat: ChatTab, fake_gateway: ScriptedGateway
+) -> None:
+    conversation = say(chat, "Hi")[-1][0]
+    chat.rescore(conversation, "otto", "both")
+    assert fake_gateway.requests[-1][2]["user"] == "maeve"
 
 
 def test_another_contrast_before_the_first_reply_changes_just_the_legend(
     chat: ChatTab, fake_gateway: ScriptedGateway
 ) -> None:
     conversation = Conversation()
-    assert chat.rescore("maeve", conversation, "adapter")[0] == conversation
+    assert chat.rescore(conversation, "maeve", "adapter")[0] == conversation
     assert fake_gateway.requests == []
 
 

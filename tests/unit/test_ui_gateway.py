@@ -159,6 +159,20 @@ def test_a_user_name_cannot_leave_its_place_in_the_path() -> None:
     assert paths == [b"/v1/users/a%2F..%2Fb%3Fc/facts"]
 
 
+def test_all_pages_of_a_history_are_read() -> None:
+    asked: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        after = int(request.url.params["after"])
+        asked.append(after)
+        data = [{"id": after + n, "query": "", "text": f"text {after + n}"} for n in (1, 2)]
+        return httpx.Response(200, json={"data": data, "next": after + 2 if after < 4 else None})
+
+    with scripted(answer) as gateway:
+        assert [text.text for text in gateway.history("mina")] == [f"text {n}" for n in range(1, 7)]
+    assert asked == [0, 2, 4]
+
+
 def test_what_a_newer_gateway_adds_is_kept() -> None:
     user = {"name": "a", "created_at": "", "consent": True, "facts": 0, "texts": 0, "new": 1}
     with scripted(lambda _: httpx.Response(200, json=user)) as gateway:

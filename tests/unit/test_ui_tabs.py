@@ -1,21 +1,18 @@
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import pytest
 from scripted_gateway import ScriptedGateway
 from scripted_records import KEY
 
-from ui.adapters_tab import AdaptersTab, rollback_choices
+from ui.adapter_choices import rollback_choices
+from ui.adapters_tab import AdaptersTab
 from ui.app import Header
+from ui.cards import NOBODY
 from ui.gateway import Gateway
-from ui.memory_tab import MemoryTab, start_over
-from ui.schedule_tab import KEPT, ScheduleTab
-from ui.settings import UiSettings
-
-SETTINGS = UiSettings()
-FIELDS: list[Any] = ["0 3 * * *", "UTC", 10, 60.0, 8.0, 0.0, False, 20]
+from ui.memory_tab import NO_FACTS, UNREAD, MemoryTab, start_over
+from ui.schedule_tab import ScheduleTab
 
 
 @pytest.fixture
@@ -26,19 +23,20 @@ def gateway(fake_gateway: ScriptedGateway) -> Iterator[Gateway]:
 
 def test_facts_are_added_and_removed(gateway: Gateway) -> None:
     tab = MemoryTab(gateway)
-    facts, box = tab.add_fact("otto", " I like oil. ")
+    assert tab.add_fact("otto", " I like oil. ") == ""
+    facts = tab.facts("otto")
     assert isinstance(facts, list)
     assert [fact.text for fact in facts] == ["I repair clocks.", "I like oil."]
-    assert box == ""
     left = tab.remove_fact("otto", facts[0])
     assert isinstance(left, list)
     assert [fact.text for fact in left] == ["I like oil."]
+    assert tab.remove_fact("otto", left[0]) == NO_FACTS
 
 
 def test_a_refused_fact_stays_in_its_box(gateway: Gateway, fake_gateway: ScriptedGateway) -> None:
     fake_gateway.fail("/facts", 413, "The fact is too long.")
     with pytest.warns(UserWarning, match="too long"):
-        assert MemoryTab(gateway).add_fact("otto", "long") == (gr.skip(), gr.skip())
+        assert MemoryTab(gateway).add_fact("otto", "long") == gr.skip()
 
 
 @pytest.mark.parametrize(("name", "text"), [(None, "I keep bees."), ("otto", "  ")])
@@ -46,15 +44,35 @@ def test_a_fact_without_persona_or_text_is_not_added_and_stays_in_its_box(
     gateway: Gateway, fake_gateway: ScriptedGateway, name: str | None, text: str
 ) -> None:
     with pytest.warns(UserWarning, match="first"):
-        assert MemoryTab(gateway).add_fact(name, text) == (gr.skip(), gr.skip())
+        assert MemoryTab(gateway).add_fact(name, text) == gr.skip()
     assert fake_gateway.requests == []
 
 
 def test_texts_are_listed_newest_first(gateway: Gateway) -> None:
-    _, rows, title, _ = MemoryTab(gateway).show("maeve")
-    assert isinstance(rows, list)
-    assert [row[2][:9] for row in rows] == ["Not a bot", "Grand lit"]
-    assert "2" in title
+    _, table, head, _ = MemoryTab(gateway).show("maeve")
+    assert [row[2][:9] for row in table["value"]] == ["Not a bot", "Grand lit"]
+    assert table["visible"] and ">2<" in head
+
+
+def test_a_persona_without_texts_has_no_table_and_is_told_how_to_get_some(
+    gateway: Gateway, fake_gateway: ScriptedGateway
+) -> None:
+    fake_gateway.users["otto"]["texts"].clear()
+    _, table, head, _ = MemoryTab(gateway).show("otto")
+    assert not table["visible"]
+    assert ">0<" in head and "import a file" in head
+
+
+def test_without_a_persona_every_tab_says_that_one_is_to_be_picked(
+    gateway: Gateway, fake_gateway: ScriptedGateway
+) -> None:
+    memory = MemoryTab(gateway)
+    facts, table, head, _ = memory.show(None)
+    assert facts == memory.facts(None) == NOBODY
+    assert not table["visible"] and NOBODY in head
+    versions, newest, *_ = AdaptersTab(gateway).show(None)
+    assert NOBODY in versions and newest == ""
+    assert fake_gateway.requests == []
 
 
 @pytest.mark.parametrize("path", ["/facts", "/history"])
@@ -68,9 +86,9 @@ def test_a_memory_that_cannot_be_read_stays_unless_it_is_somebody_elses(
         assert tab.show("otto", "otto") == (skip, skip, skip, "otto")
     fake_gateway.fail(path, 503, "The gateway is starting.")
     with pytest.warns(UserWarning, match="is starting"):
-        facts, rows, title, shown = tab.show("otto", "maeve")
-    assert (facts, rows, shown) == (None, [], "otto")
-    assert "0" not in title
+        facts, table, head, shown = tab.show("otto", "maeve")
+    assert (facts, table["value"], shown) == (UNREAD, [], "otto")
+    assert UNREAD in head and "0" not in head
 
 
 def test_another_persona_starts_without_the_import_of_the_one_before() -> None:
@@ -116,22 +134,27 @@ def test_a_refresh_is_followed_beyond_a_look_that_failed(
     tab = AdaptersTab(gateway)
     tab.refresh("maeve", "perce")
     for path in ("/refreshes", "/adapters"):
-        fake_gateway.fail(path, 503, "The gateway is starting.")
-        with pytest.warns(UserWarning, match="is starting"):
-            *page, shown = tab.show("maeve", None, "maeve")
-        assert page == [gr.skip()] * 6 and shown == "maeve"
-    assert tab.show("maeve", None, "maeve")[4]["active"] is True
+        fake_gateway.fail(path, 503, "The <gateway> is starting.")
+        page = tab.show("maeve", None, "maeve")
+        assert [part == gr.skip() for part in page[:6]] == [True] * 4 + [False, True]
+        assert page[4]["active"] is True
+        assert page[6]["visible"] and "The &lt;gateway&gt; is starting." in page[6]["value"]
+        assert page[7] == "maeve"
+    again = tab.show("maeve", None, "maeve")
+    assert again[4]["active"] is True
+    assert again[6]["visible"] is False
 
 
 def test_what_cannot_be_read_of_a_persona_does_not_leave_the_one_before(
     gateway: Gateway, fake_gateway: ScriptedGateway
 ) -> None:
     fake_gateway.fail("/adapters", 503, "The gateway is starting.")
-    with pytest.warns(UserWarning, match="is starting"):
-        page = AdaptersTab(gateway).show("otto", "v1", "maeve")
+    page = AdaptersTab(gateway).show("otto", "v1", "maeve")
     assert "cannot be read now" in page[0] and page[1] == ""
     assert page[2]["choices"] == [] and page[2]["value"] is None
-    assert page[6] == "otto"
+    assert page[4]["active"] is True
+    assert "is starting" in page[6]["value"]
+    assert page[7] == "otto"
 
 
 def test_a_refresh_that_waits_is_cancelled(gateway: Gateway, fake_gateway: ScriptedGateway) -> None:
@@ -172,61 +195,13 @@ def test_a_rollback_changes_the_active_version(
     assert gateway.adapters("maeve").active is None
 
 
-def test_the_schedule_is_changed_paused_and_resumed(gateway: Gateway) -> None:
-    tab = ScheduleTab(gateway)
-    card, form, *fields, filled = tab.save(" 30 2 * * 1 ", "Europe/Berlin", 3, 30, 4, 6, True, 5)
-    assert fields == ["30 2 * * 1", "Europe/Berlin", 3, 30, 4, 6, True, 5]
-    assert "at least 3 new texts, quiet for 30 min, last refreshed 4 h ago" in card
-    assert "<dd>6 h</dd>" in card and "at most 5 an hour" in card and "none yet" in card
-    assert form["visible"] and list(filled) == fields
-    assert "Paused" in tab.pause()
-    assert "Active" in tab.resume()
-    started = tab.run_now()
-    assert "otto" in started and "1 due, 1 planned" in started
-    assert "1 due, 1 planned" in tab.show(None, *fields)[0]
-
-
-def test_a_bad_cron_is_refused_and_stays_in_its_box(gateway: Gateway) -> None:
-    with pytest.warns(UserWarning, match="no cron expression"):
-        page = ScheduleTab(gateway).save("daily", "UTC", 3, 60, 8, 0, False, 20)
-    assert page == KEPT
-
-
-@pytest.mark.parametrize(
-    ("place", "nothing"), [(0, ""), (1, " "), (2, None), (3, None), (4, None), (5, None), (7, None)]
-)
-def test_an_empty_field_is_refused_before_the_gateway_is_asked(
-    gateway: Gateway, fake_gateway: ScriptedGateway, place: int, nothing: str | None
+@pytest.mark.parametrize(("name", "missing"), [(None, "persona"), ("maeve", "version")])
+def test_a_rollback_of_nobody_or_to_nothing_is_said(
+    gateway: Gateway, fake_gateway: ScriptedGateway, name: str | None, missing: str
 ) -> None:
-    fields = [*FIELDS]
-    fields[place] = nothing
-    with pytest.warns(UserWarning, match="field is empty"):
-        assert ScheduleTab(gateway).save(*fields) == KEPT
-    assert fake_gateway.requests == []
-
-
-def test_fields_that_were_edited_stay_and_others_are_read_anew(
-    gateway: Gateway, fake_gateway: ScriptedGateway
-) -> None:
-    tab = ScheduleTab(gateway)
-    _, _, *fields, filled = tab.show(None, None, None, None, None, None, None, False, None)
-    assert fields == FIELDS and list(filled) == FIELDS
-    fake_gateway.schedule.schedule["min_new_texts"] = 3
-    edited = tab.show(filled, "30 2 * * *", *fields[1:])
-    assert "at least 3 new texts" in edited[0] and edited[1:] == KEPT[1:]
-    assert tab.show(filled, *fields)[4] == 3
-
-
-def test_a_schedule_that_cannot_be_read_or_changed_leaves_everything_as_it_is(
-    gateway: Gateway, fake_gateway: ScriptedGateway
-) -> None:
-    tab = ScheduleTab(gateway)
-    fake_gateway.fail("/schedule", 503, "The gateway is starting.")
-    with pytest.warns(UserWarning, match="is starting"):
-        assert tab.show(None, *FIELDS) == KEPT
-    fake_gateway.fail("/schedule", 503, "The gateway is starting.")
-    with pytest.warns(UserWarning, match="is starting"):
-        assert tab.pause() == gr.skip()
+    with pytest.warns(UserWarning, match=f"Pick a {missing} first"):
+        AdaptersTab(gateway).rollback(name, None)
+    assert [method for method, _, _ in fake_gateway.requests if method == "POST"] == []
 
 
 def test_the_header_says_whether_the_engine_is_ready(
@@ -246,10 +221,8 @@ def test_the_header_lists_everyone_and_leaves_the_choice_alone(gateway: Gateway)
 def test_without_a_gateway_every_tab_says_so_and_stays_up() -> None:
     with Gateway("http://127.0.0.1:1", KEY) as nowhere:
         with pytest.warns(UserWarning, match="No gateway answers"):
-            assert MemoryTab(nowhere).show("maeve")[0] is None
+            assert MemoryTab(nowhere).show("maeve")[0] == UNREAD
+        assert "No gateway answers" in AdaptersTab(nowhere).show("maeve")[6]["value"]
         with pytest.warns(UserWarning, match="No gateway answers"):
-            page = AdaptersTab(nowhere).show("maeve")
-        assert page[4]["active"] is False
-        with pytest.warns(UserWarning, match="No gateway answers"):
-            ScheduleTab(nowhere).show(None, *FIELDS)
+            ScheduleTab(nowhere).show(None)
         assert "No gateway answers" in Header(nowhere).status()
