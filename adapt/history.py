@@ -8,20 +8,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from adapt.curation import StoredText, curate, explain
 from adapt.dataset import Dataset, Recipe, assemble
 from adapt.errors import NothingToLearnError
-from adapt.past import PastText, past_facts
+from adapt.past import PastFact, PastText, vectors_of
 from adapt.replay import Coverage
 from adapt.voice import ModelVoice
 from perce.retrieval import Encoder, text_of
 from perce.tokens import ChatTokenizer
 from server.store import memory
 from server.store.memory import LoggedReply
-from server.store.tables.people import User
+from server.store.tables.people import Fact, User
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFact:
+    """A fact about the user as the store has it, with its float32 vector if there is one."""
+
+    text: str
+    embedding: bytes | None = None
+
+    @classmethod
+    def of(cls, row: Fact) -> Self:
+        """Read a row of the store."""
+        return cls(row.text, row.embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +41,13 @@ class History:
     """What the store knows of a user: texts, facts, and what the model replied."""
 
     texts: Sequence[StoredText]
-    facts: Sequence[str]
+    facts: Sequence[StoredFact]
     replies: Sequence[LoggedReply] = ()
 
     @classmethod
     def of(cls, session: Session, user: User) -> Self:
         """Read what is stored of a user; the texts last, so that a turn may be taken before."""
-        facts = [fact.text for fact in memory.facts(session, user)]
+        facts = [StoredFact.of(fact) for fact in memory.facts(session, user)]
         replies = memory.logged_replies(session, user)
         return cls([StoredText.of(text) for text in memory.texts(session, user)], facts, replies)
 
@@ -62,8 +74,9 @@ def learn_from(
     curated = curate(
         history.texts, ModelVoice(history.replies), tokenizer, recipe.max_length, recipe.max_texts
     )
-    facts = past_facts((tokenizer.pulled_apart(_repaired(fact)) for fact in history.facts), encoder)
-    past = _embedded(curated.texts, encoder, tokenizer)
+    past = _past_texts(curated.texts, encoder, tokenizer)
+    # Without texts there are no examples, and no use for facts.
+    facts = _past_facts(history.facts, past[0].vector.size, encoder, tokenizer) if past else []
     built = assemble(past, facts, tokenizer, recipe, parent)
     left_out = dict(curated.left_out)
     for reason, count in built.left_out.items():
@@ -83,21 +96,19 @@ def learn_from(
     )
 
 
-def _embedded(
+def _past_texts(
     texts: Sequence[StoredText], encoder: Encoder, tokenizer: ChatTokenizer
 ) -> list[PastText]:
-    """Give texts their vectors, stored ones where there are any, and disarm control words."""
+    """Give texts their vectors, and disarm control words."""
     if not texts:
         return []
     queries = encoder.encode([text.query for text in texts])
-    known = [np.frombuffer(text.embedding or b"", np.float32) for text in texts]
-    # Of another size are vectors of another encoder.
-    bare = [row for row, vector in enumerate(known) if vector.shape != queries[0].shape]
-    made = (
-        encoder.encode([text_of(texts[row].query, texts[row].text) for row in bare]) if bare else ()
+    vectors = vectors_of(
+        [text_of(text.query, text.text) for text in texts],
+        [text.embedding for text in texts],
+        queries.shape[1],
+        encoder,
     )
-    for row, vector in zip(bare, made, strict=True):
-        known[row] = vector
     return [
         PastText(
             text.id,
@@ -107,7 +118,19 @@ def _embedded(
             vector,
             query,
         )
-        for text, vector, query in zip(texts, known, queries, strict=True)
+        for text, vector, query in zip(texts, vectors, queries, strict=True)
+    ]
+
+
+def _past_facts(
+    facts: Sequence[StoredFact], size: int, encoder: Encoder, tokenizer: ChatTokenizer
+) -> list[PastFact]:
+    """Give facts their vectors, and disarm control words."""
+    texts = [_repaired(fact.text) for fact in facts]
+    vectors = vectors_of(texts, [fact.embedding for fact in facts], size, encoder)
+    return [
+        PastFact(tokenizer.pulled_apart(text), vector)
+        for text, vector in zip(texts, vectors, strict=True)
     ]
 
 

@@ -1,7 +1,9 @@
 """What is known of a user, with the vectors that tell how near a query is to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from perce.retrieval import Encoder, Vectors, text_of
 
@@ -30,13 +32,6 @@ class PastFact:
     vector: Vectors
 
 
-def past_facts(facts: Iterable[str], encoder: Encoder) -> list[PastFact]:
-    """Embed a user's facts, oldest first."""
-    texts = list(facts)
-    vectors = encoder.encode(texts) if texts else ()
-    return [PastFact(text, vector) for text, vector in zip(texts, vectors, strict=True)]
-
-
 def past_texts(texts: Iterable[tuple[int, str, str, float]], encoder: Encoder) -> list[PastText]:
     """Embed a user's texts, each given as its id, query, text and position."""
     rows = list(texts)
@@ -46,3 +41,22 @@ def past_texts(texts: Iterable[tuple[int, str, str, float]], encoder: Encoder) -
         PastText(*row, vector, query_vector)
         for row, vector, query_vector in zip(rows, whole, queries, strict=True)
     ]
+
+
+def vectors_of(
+    texts: Sequence[str], stored: Sequence[bytes | None], size: int, encoder: Encoder
+) -> list[Vectors]:
+    """Return the vectors of texts: the stored ones, and of the rest new ones.
+
+    Args:
+        texts: What was embedded, or is to be.
+        stored: The float32 vector of each as the store has it, if it has one.
+        size: Of the encoder's vectors; stored ones of another size are another encoder's.
+        encoder: Embeds the rest.
+    """
+    known = [np.frombuffer(vector or b"", np.float32) for vector in stored]
+    bare = [row for row, vector in enumerate(known) if vector.size != size]
+    made = encoder.encode([texts[row] for row in bare]) if bare else ()
+    for row, vector in zip(bare, made, strict=True):
+        known[row] = vector
+    return known

@@ -22,7 +22,7 @@ from adapt.curation import StoredText, explain
 from adapt.dataset import ContextBudget, Dataset, Recipe
 from adapt.errors import RefreshCancelledError, SharingEndedError, StepFailedError
 from adapt.gate import HeldOutLosses, Verdict
-from adapt.history import History, learn_from
+from adapt.history import History, StoredFact, learn_from
 from adapt.population import learn_from_population
 from adapt.replay import Coverage
 from adapt.trainer import Trainer
@@ -162,7 +162,7 @@ class CandidateSteps:
             if not user.consent:
                 raise RefreshCancelledError()
             parent = self._whole_parent(session, user)
-            facts = [fact.text for fact in memory.facts(session, user)]
+            facts = [StoredFact.of(fact) for fact in memory.facts(session, user)]
             replies = memory.logged_replies(session, user)
             # Last: from its turn on, the user's chats and imports wait for the end.
             refresh.status, refresh.started_at = "running", counters.turn(session, user.id)

@@ -35,6 +35,7 @@ from server import (
     swap,
 )
 from server.engine import Engine
+from server.naps import Naps
 from server.refreshes import OPEN
 from server.settings import Settings
 from server.store.database import Database
@@ -102,7 +103,6 @@ class RolloutSteps:
                     report,
                     self._settings.adapters_dir(),
                 )
-                adapter.reason = verdict.reason
                 population.record_members(session, adapter.id, prepared.members)
             if verdict.decision == "reject":
                 registry.reject(session, adapter, verdict.reason)
@@ -118,15 +118,19 @@ class RolloutSteps:
     def warm(self, refresh_id: str, adapter_id: int) -> None:
         """Load the new version on every engine, before anybody is sent to it.
 
+        Engines that sleep for another worker's training are waited for.
+
         Raises:
+            EngineAsleepError: One did not wake when it was expected to.
             EngineUnavailableError, EngineRefusedError: An engine could not load it.
             SharingEndedError: It was withdrawn.
         """
+        self._window.close()
+        self._on_engines(Naps(self._database).wait)
         with self._database.write() as session:
             self._claims.enter(session, refresh_id, "warm")
             adapter = _standing(session, adapter_id)
-        self._window.close()
-        self._on_engines(lambda engines: swap.warm(engines, adapter))
+        self._on_engines(lambda engines: swap.warm(self._database, engines, adapter))
 
     def activate(self, refresh_id: str, adapter_id: int, judged: Judged) -> bool:
         """Flip the user to the new version, in one transaction.
@@ -153,7 +157,8 @@ class RolloutSteps:
                     "another version: not activated."
                 )
                 return False
-            pointer.promote(session, adapter_id)
+            if pointer.promote(session, adapter_id):
+                adapter.reason = judged.verdict.reason
         return True
 
     def drain(self, user_id: int) -> None:

@@ -20,7 +20,7 @@ from adapt.patience import STORE_AWAY, patiently, persist, store_error
 from adapt.refresh import CandidateSteps, Judged, Prepared
 from adapt.rollout import RolloutSteps
 from adapt.training import Training, TrainingSteps
-from server.errors import EngineRefusedError, EngineUnavailableError
+from server.errors import EngineAsleepError, EngineRefusedError, EngineUnavailableError
 from server.jobs import DRAIN_WORKFLOW, REFRESH_WORKFLOW, Jobs
 
 log = structlog.get_logger()
@@ -236,6 +236,8 @@ def _storable(name: str, action: Callable[P, T]) -> Callable[P, T]:
             raise
         except STORE_AWAY as error:
             raise store_error(error) from None
+        except EngineAsleepError as error:
+            raise EngineUnavailableError(str(error)) from None
         except EngineRefusedError as error:
             if error.status >= 500:
                 raise EngineUnavailableError(str(error)) from None

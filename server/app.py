@@ -17,6 +17,7 @@ from server.errors import EngineAsleepError, error_body, http_error
 from server.metrics import MetricsMiddleware
 from server.routes import (
     adapters,
+    export,
     health,
     integrity,
     keys,
@@ -61,6 +62,7 @@ def create_app(services: Services) -> FastAPI:
         keys,
         users,
         memory,
+        export,
         adapters,
         refreshes,
         schedule,

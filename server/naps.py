@@ -1,4 +1,4 @@
-"""Engines that sleep while a worker trains on their GPU, as the gateway has to know them.
+"""Engines that sleep while a worker trains on their GPU, as whoever calls them has to know them.
 
 The worker notes a nap before the engine sleeps and takes the note away once it is awake.
 Gateways look at most once in `LOOK_EVERY_S`, so a worker waits twice as long between the note
@@ -6,6 +6,7 @@ and the sleep; requests that are under way then are finished by the engine. How 
 put to sleep is `adapt.window`.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Naps:
-    """What one gateway knows of sleeping engines."""
+    """What one gateway, or one worker, knows of sleeping engines."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -58,10 +59,19 @@ class Naps:
         Raises:
             EngineAsleepError: One of them sleeps.
         """
+        until = self._all_awake(engines)
+        if until is not None:
+            raise _asleep(until)
+
+    async def wait(self, engines: Sequence[Engine]) -> None:
+        """Wait until all of some engines are awake, or one is not back when it was expected."""
+        while (until := await asyncio.to_thread(self._all_awake, engines)) and until > now():
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _all_awake(self, engines: Sequence[Engine]) -> datetime | None:
+        """When all of some engines are expected back; None if none of them sleeps."""
         until = self._look()
-        asleep = [until[engine.url] for engine in engines if engine.url in until]
-        if asleep:
-            raise _asleep(max(asleep))
+        return max((until[one.url] for one in engines if one.url in until), default=None)
 
     def _look(self) -> dict[str, datetime]:
         with self._lock:

@@ -49,13 +49,15 @@ class RoundProgress:
 def round_progress(session: Session, plan_id: int, at: datetime | None = None) -> RoundProgress:
     """Add up how a plan's refreshes stand: one indexed query."""
     is_open = Refresh.status.in_(OPEN)
+    # A verdict is known before what it decides is done.
+    succeeded = Refresh.status == "succeeded"
     running = Refresh.status == "running"
     row = session.execute(
         select(
             func.count(Refresh.id).label("users"),
             func.sum(_one_if(~is_open)).label("done"),
-            func.sum(_one_if(Refresh.verdict == "publish")).label("published"),
-            func.sum(_one_if(Refresh.verdict == "reject")).label("rejected"),
+            func.sum(_one_if(succeeded & (Refresh.verdict == "publish"))).label("published"),
+            func.sum(_one_if(succeeded & (Refresh.verdict == "reject"))).label("rejected"),
             func.sum(_one_if(Refresh.status == "failed")).label("failed"),
             func.sum(_one_if(Refresh.status == "cancelled")).label("cancelled"),
             func.sum(_one_if(running)).label("running"),

@@ -10,7 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from perce.pir import Contrast
 from server.refreshes import Method
+from server.store.tables.base import ID_BOUND
 from server.store.text import UNSTORABLE, is_storable
+
+After = Annotated[int, Field(ge=0, lt=ID_BOUND)]
+"""The id or rank behind which a page begins; 0 for the first page."""
+PageSize = Annotated[int, Field(ge=1, le=1000)]
+"""How many a page holds at most."""
 
 
 class Sent(BaseModel):
@@ -249,7 +255,7 @@ class VerifyRequest(Strict):
     """Which adapters to check: one user's, or a page of all users', behind `after`."""
 
     user: str | None = None
-    after: int = Field(0, ge=0, lt=2**31)
+    after: After = 0
     repair: bool = False
 
 

@@ -38,7 +38,7 @@ class Serving:
 
     `adapter` is the user's own version or the population's. `passed_over` is the version that
     would have answered if its files were not damaged. `naps` is asked before each call of the
-    engine; None where no engine ever sleeps.
+    engine.
     """
 
     user: User
@@ -47,8 +47,8 @@ class Serving:
     adapter: Adapter | None
     engine: Engine
     base: ServedModel
+    naps: Naps
     passed_over: Adapter | None = None
-    naps: Naps | None = None
 
     @property
     def model(self) -> str:
@@ -122,8 +122,7 @@ class Serving:
         return await ask()
 
     async def _check_awake(self) -> None:
-        if self.naps is not None:
-            await run_in_threadpool(self.naps.check, [self.engine])
+        await run_in_threadpool(self.naps.check, [self.engine])
 
 
 class Servings:
@@ -169,10 +168,8 @@ class Servings:
         try:
             items = [candidate.item for candidate in context]
             prompts = await run_in_threadpool(self._tokenizer.prompts, messages, items)
-            passed_over = leased.passed_over
-            yield Serving(
-                user, context, prompts, leased.adapter, engine, base, passed_over, self._naps
-            )
+            adapter, passed_over = leased.adapter, leased.passed_over
+            yield Serving(user, context, prompts, adapter, engine, base, self._naps, passed_over)
         finally:
             if leased.token is not None:
                 # A client that hangs up cancels this task: the lease goes back all the same.

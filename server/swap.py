@@ -14,6 +14,7 @@ from perce.errors import AttuneError
 from server import adapter_store, leases, registry, retention
 from server.engine import Engine
 from server.errors import ConflictError
+from server.naps import Naps
 from server.store.database import Database
 from server.store.tables.adapters import Adapter
 from server.store.tables.people import User
@@ -33,17 +34,17 @@ class AdapterInUseError(ConflictError):
         )
 
 
-async def warm(engines: Sequence[Engine], adapter: Adapter) -> None:
+async def warm(database: Database, engines: Sequence[Engine], adapter: Adapter) -> None:
     """Load a version, its files verified, on every engine and run one token through it.
-
-    No engine may sleep: see `server.naps.Naps.check`.
 
     Raises:
         DamagedAdapterError: The files are not those that were published.
+        EngineAsleepError: An engine sleeps while its GPU trains; none was asked to load it.
         EngineUnavailableError, EngineRefusedError: An engine could not load it: the version
             must not become active.
     """
     await asyncio.to_thread(adapter_store.verify, adapter)
+    await asyncio.to_thread(Naps(database).check, engines)
     await _on_all(engines, lambda engine: engine.warm(adapter.name, Path(adapter.folder)))
 
 
@@ -102,6 +103,8 @@ async def erase_all(
 
 async def unload(engines: Sequence[Engine], name: str) -> None:
     """Unload a version everywhere; where it is not loaded is no error.
+
+    Engines may sleep: they take a name off a list, and leave the weights alone.
 
     Raises:
         EngineUnavailableError, EngineRefusedError: An engine could not be asked; the others

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from server import leases, pointer, population, registry, swap
 from server.errors import JobsUnavailableError
-from server.naps import Naps
 from server.routes.depends import Parts, PathOwner
 from server.routes.views import adapter_views
 from server.schemas import RollbackRequest
@@ -46,8 +45,7 @@ async def rollback(request: RollbackRequest, user: PathOwner, parts: Parts) -> d
     try:
         if chosen.target is not None:
             await run_in_threadpool(parts.damage.check, chosen.target)
-            await run_in_threadpool(Naps(parts.database).check, parts.engines)
-            await swap.warm(parts.engines, chosen.target)
+            await swap.warm(parts.database, parts.engines, chosen.target)
         return await run_in_threadpool(_flip, parts, user, chosen)
     finally:
         if chosen.token is not None:

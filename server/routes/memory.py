@@ -14,7 +14,7 @@ from server.history import MAX_BYTES, read_history
 from server.online import texts_arrived
 from server.routes.depends import Parts, PathUser
 from server.routes.views import FACT_COLUMNS, TEXT_COLUMNS, fact_view, text_view
-from server.schemas import FactRequest
+from server.schemas import After, FactRequest, PageSize
 from server.services import Services
 from server.store import memory
 from server.store.tables.people import User
@@ -22,6 +22,7 @@ from server.store.tables.people import User
 router = APIRouter(prefix="/v1/users/{user}")
 # Bytes of an import that are held in memory; a larger one waits on the disk.
 _IN_MEMORY = 2**20
+_SHOWN = 100
 
 
 @router.get("/facts")
@@ -47,12 +48,20 @@ def remove_fact(fact_id: int, user: PathUser, parts: Parts) -> None:
 
 
 @router.get("/history")
-def list_history(user: PathUser, parts: Parts) -> JSONResponse:
-    """List the user's texts, oldest first."""
+def list_history(
+    user: PathUser, parts: Parts, after: After = 0, limit: PageSize = _SHOWN
+) -> JSONResponse:
+    """List some of the user's texts, oldest first: those behind the text with the id `after`.
+
+    Ask again with `after` set to `next` until that is null.
+    """
     with parts.database.read() as session:
-        texts = memory.texts(session, user, *TEXT_COLUMNS)
+        texts = memory.texts_behind(session, user, after, limit, *TEXT_COLUMNS)
+    following = texts[-1].id if len(texts) == limit else None
     # Its bytes are made here, in a thread, and not by FastAPI on the event loop.
-    return JSONResponse({"object": "list", "data": [text_view(text) for text in texts]})
+    return JSONResponse(
+        {"object": "list", "data": [text_view(text) for text in texts], "next": following}
+    )
 
 
 @router.post("/history")

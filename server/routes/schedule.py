@@ -1,10 +1,10 @@
 """The schedule of refreshes: show, set, run now; and the newest plan."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from anyio import sleep
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,7 +14,7 @@ from server.errors import NotFoundError
 from server.routes.depends import Admin, Parts
 from server.routes.views import refresh_view
 from server.schedule import Schedule
-from server.schemas import ScheduleRequest
+from server.schemas import After, PageSize, ScheduleRequest
 from server.services import Services
 from server.store.tables.base import now
 from server.store.tables.refreshes import Plan, Refresh
@@ -61,8 +61,8 @@ async def run_now(parts: Parts, _admin: Admin) -> dict[str, Any]:
 def show_plan(
     parts: Parts,
     _admin: Admin,
-    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = _SHOWN,
+    after: After = 0,
+    limit: PageSize = _SHOWN,
 ) -> dict[str, Any]:
     """Show the newest plan with a part of its entries: those behind the rank `after`."""
     with parts.database.read() as session:

@@ -1,4 +1,4 @@
-"""Users: adding, listing, changing, exporting and erasing them."""
+"""Users: adding, listing, changing and erasing them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,42 +6,19 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, BackgroundTasks
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
 
-from server import adapter_store, erasure, permissions, registry, swap
+from server import adapter_store, erasure, permissions, swap
 from server.errors import JobsUnavailableError
-from server.refreshes import list_refreshes
 from server.routes.depends import Admin, Caller, Parts, PathUser
-from server.routes.views import (
-    FACT_COLUMNS,
-    TEXT_COLUMNS,
-    adapter_views,
-    conversation_view,
-    fact_view,
-    refresh_view,
-    text_view,
-    user_view,
-)
+from server.routes.views import user_view
 from server.schemas import UserChange, UserRequest
 from server.services import Services
-from server.store import memory
 from server.store.tables.adapters import Adapter
-from server.store.tables.people import Interaction, User
+from server.store.tables.people import User
 from server.store.users import add_user, audit_subject, erase_user, lock_person, summarize
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1/users")
-# Those that the view shows: ids and logprobs of all tokens stay in the store.
-_INTERACTION_COLUMNS = (
-    Interaction.id,
-    Interaction.created_at,
-    Interaction.messages,
-    Interaction.reply,
-    Interaction.adapter,
-    Interaction.context,
-    Interaction.feedback,
-    Interaction.edited,
-)
 
 
 @router.post("", status_code=201)
@@ -89,26 +66,6 @@ def change(
     return view
 
 
-@router.get("/{user}/export")
-def export(user: PathUser, parts: Parts) -> JSONResponse:
-    """Give out all that is kept of a user."""
-    with parts.database.read() as session:
-        facts = memory.facts(session, user, *FACT_COLUMNS)
-        texts = memory.texts(session, user, *TEXT_COLUMNS)
-        interactions = memory.interactions(session, user, *_INTERACTION_COLUMNS)
-        kept = {
-            **user_view(summarize(session, user.name)[0]),
-            "facts": [fact_view(fact) for fact in facts],
-            "history": [text_view(text) for text in texts],
-            "conversations": [conversation_view(c) for c in memory.conversations(session, user)],
-            "interactions": [_interaction_view(row) for row in interactions],
-            "adapters": adapter_views(session, registry.versions(session, user)),
-            "refreshes": [refresh_view(session, row) for row in list_refreshes(session, user)],
-        }
-    # Its bytes are made here, in a thread, and not by FastAPI on the event loop.
-    return JSONResponse(kept)
-
-
 @router.delete("/{user}")
 async def erase(user: PathUser, parts: Parts, _admin: Admin) -> dict[str, Any]:
     """Erase a user: history, memory, embeddings, adapter files of all versions, and the key.
@@ -147,16 +104,3 @@ def _ask_for_drains(parts: Services, user_ids: Iterable[int]) -> None:
             parts.jobs.drain(user_id)
     except JobsUnavailableError as error:
         log.warning("drains not enqueued", reason=str(error))
-
-
-def _interaction_view(row: Interaction) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "created_at": row.created_at.isoformat(),
-        "messages": row.messages,
-        "reply": row.reply,
-        "adapter": row.adapter,
-        "context": row.context,
-        "feedback": row.feedback,
-        "edited": row.edited,
-    }

@@ -8,13 +8,24 @@ from sqlalchemy.orm import Session
 
 from server import population
 from server.store.tables.adapters import Adapter
-from server.store.tables.people import Conversation, Fact, User, UserText
+from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
 from server.store.tables.refreshes import Refresh
 from server.store.users import UserSummary
 
 FACT_COLUMNS = (Fact.id, Fact.text, Fact.created_at)
 TEXT_COLUMNS = (UserText.id, UserText.query, UserText.text, UserText.time, UserText.source)
-"""What the views show: vectors stay in the store."""
+CONVERSATION_COLUMNS = (Conversation.key, Conversation.created_at, Conversation.context)
+INTERACTION_COLUMNS = (
+    Interaction.id,
+    Interaction.created_at,
+    Interaction.messages,
+    Interaction.reply,
+    Interaction.adapter,
+    Interaction.context,
+    Interaction.feedback,
+    Interaction.edited,
+)
+"""What the views show: vectors, and ids and logprobs of tokens, stay in the store."""
 
 
 def user_view(summary: UserSummary) -> dict[str, Any]:
@@ -53,6 +64,20 @@ def conversation_view(conversation: Conversation) -> dict[str, Any]:
         "id": conversation.key,
         "created_at": conversation.created_at.isoformat(),
         "context": conversation.context,
+    }
+
+
+def interaction_view(row: Interaction) -> dict[str, Any]:
+    """Show a chat turn."""
+    return {
+        "id": row.id,
+        "created_at": row.created_at.isoformat(),
+        "messages": row.messages,
+        "reply": row.reply,
+        "adapter": row.adapter,
+        "context": row.context,
+        "feedback": row.feedback,
+        "edited": row.edited,
     }
 
 

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Select, delete, insert, select, tuple_, update
 from sqlalchemy.orm import QueryableAttribute, Session, load_only
 
 from server.errors import BadRequestError, NotFoundError
 from server.store import counters
 from server.store.database import ROWS_AT_ONCE, Database
+from server.store.tables.base import ID_BOUND
 from server.store.tables.people import Conversation, Fact, Interaction, User, UserText
 from server.store.text import UNSTORABLE, is_storable
 from server.store.users import lock_person
@@ -23,9 +24,7 @@ from server.store.users import lock_person
 # More of a user's newest replies say nothing more about how the model speaks.
 _MOST_REPLIES = 10_000
 _BATCH = 1000
-# Ids that a column can hold: PostgreSQL refuses all others, even to compare with.
-_IDS = range(1, 2**31)
-_Row = TypeVar("_Row", Fact, UserText, Interaction)
+_Row = TypeVar("_Row", Fact, UserText)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ def remove_fact(session: Session, user: User, fact_id: int) -> None:
     """
     lock_person(session, user)
     removal = delete(Fact).where(Fact.user_id == user.id, Fact.id == fact_id).returning(Fact.id)
-    if fact_id not in _IDS or session.execute(removal).first() is None:
+    if fact_id not in range(ID_BOUND) or session.execute(removal).first() is None:
         raise NotFoundError(f"{user.name} has no fact {fact_id}: list them with `facts list`.")
     _touch(session, user)
 
@@ -154,15 +153,6 @@ def forget_endorsement(session: Session, user: User, interaction_id: str) -> Non
         counters.recount(session, user.id)
 
 
-def conversations(session: Session, user: User) -> Sequence[Conversation]:
-    """Return the user's conversations with the contexts that are pinned to them, oldest first."""
-    return session.scalars(
-        select(Conversation)
-        .where(Conversation.user_id == user.id)
-        .order_by(Conversation.created_at, Conversation.key)
-    ).all()
-
-
 def texts(session: Session, user: User, *columns: QueryableAttribute[Any]) -> Sequence[UserText]:
     """Return the user's texts, oldest first; where columns are named, with those alone."""
     mine = select(UserText).where(UserText.user_id == user.id)
@@ -170,12 +160,36 @@ def texts(session: Session, user: User, *columns: QueryableAttribute[Any]) -> Se
     return session.scalars(_with(query, columns)).all()
 
 
-def interactions(
-    session: Session, user: User, *columns: QueryableAttribute[Any]
-) -> Sequence[Interaction]:
-    """Return the user's chat turns, oldest first; where columns are named, with those alone."""
-    query = select(Interaction).where(Interaction.user_id == user.id)
-    return session.scalars(_with(query.order_by(Interaction.created_at), columns)).all()
+def texts_behind(
+    session: Session, user: User, text_id: int, most: int, *columns: QueryableAttribute[Any]
+) -> Sequence[UserText]:
+    """Return the user's next texts behind one of them, oldest first.
+
+    Args:
+        session: A transaction.
+        user: Whose texts.
+        text_id: The one that they follow; 0 for the first texts of all.
+        most: How many are returned at most.
+        columns: Where some are named, the texts come with those alone.
+
+    Raises:
+        NotFoundError: The user does not have the text that they are to follow.
+    """
+    query = select(UserText).where(UserText.user_id == user.id)
+    place = tuple_(UserText.position, UserText.id)
+    if text_id:
+        at = session.execute(
+            select(UserText.position, UserText.id).where(
+                UserText.user_id == user.id, UserText.id == text_id
+            )
+        ).one_or_none()
+        if at is None:
+            raise NotFoundError(
+                f"{user.name} has no text {text_id}: list the history from its beginning."
+            )
+        query = query.where(place > tuple(at))
+    query = query.order_by(UserText.position, UserText.id).limit(most)
+    return session.scalars(_with(query, columns)).all()
 
 
 def logged_replies(session: Session, user: User) -> list[LoggedReply]:

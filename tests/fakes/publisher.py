@@ -121,7 +121,7 @@ class Publisher:
     async def _swapped_in(self, adapter: Adapter, user_name: str, refresh_id: str) -> None:
         engines = connect_engines(self.settings)
         try:
-            await swap.warm(engines, adapter)
+            await swap.warm(self._database, engines, adapter)
             after = time.monotonic()
             with self._database.write() as session:
                 pointer.promote(session, adapter.id)

@@ -1,5 +1,6 @@
 """A scripted engine and a small encoder: the gateway's tests without a model."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ class ScriptedEngine:
     is given what the model wrote and returns what the reply shows of it; ids keep all of it.
 
     Several choices of a stream say the same, one after the other. `closed` is called when a
-    client closes a stream.
+    client has closed a stream, which takes `closing_s` seconds.
     """
 
     tokenizer: ChatTokenizer
@@ -48,6 +49,7 @@ class ScriptedEngine:
     parser: Callable[[str], str] = str
     max_length: int = 2048
     closed: Callable[[], None] = lambda: None
+    closing_s: float = 0.0
 
     def logprob(self, model: str, prompt_length: int, token: int) -> float:
         seed = f"{model}:{prompt_length}:{token}"
@@ -142,7 +144,9 @@ class ScriptedEngine:
 
     def _streamed(self, events: Sequence[str]) -> httpx.Response:
         return httpx.Response(
-            200, stream=_Stream(events, self.closed), headers={"content-type": "text/event-stream"}
+            200,
+            stream=_Stream(events, self.closed, self.closing_s),
+            headers={"content-type": "text/event-stream"},
         )
 
     def _events(
@@ -173,9 +177,10 @@ class ScriptedEngine:
 class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
     """Events, one at a time; tells when they are closed."""
 
-    def __init__(self, events: Sequence[str], closed: Callable[[], None]) -> None:
+    def __init__(self, events: Sequence[str], closed: Callable[[], None], closing_s: float) -> None:
         self._events = events
         self._closed = closed
+        self._closing_s = closing_s
 
     def __iter__(self) -> Iterator[bytes]:
         for event in self._events:
@@ -189,6 +194,7 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._closed()
 
     async def aclose(self) -> None:
+        await asyncio.sleep(self._closing_s)
         self._closed()
 
 

@@ -115,6 +115,18 @@ def test_times_come_back_in_utc(database: Database, user: User) -> None:
         assert abs((find_user(session, "mina").created_at - now()).total_seconds()) < 60
 
 
+def test_texts_are_read_page_by_page_in_their_order(database: Database, user: User) -> None:
+    with database.write() as session:
+        later = [NewText("q", f"text {i}", 0.1) for i in range(3)]
+        memory.add_texts(session, user, [*later, NewText("q", "first", -1e-9)])
+    read, after = list[str](), 0
+    with database.read() as session:
+        while page := memory.texts_behind(session, user, after, 2):
+            read += [text.text for text in page]
+            after = page[-1].id
+    assert read == ["first", "text 0", "text 1", "text 2"]
+
+
 def test_a_second_import_adds_nothing(database: Database, user: User) -> None:
     with database.write() as session:
         assert memory.add_texts(session, user, texts(3)) == 3

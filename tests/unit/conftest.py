@@ -10,9 +10,9 @@ import torch
 from fastapi.testclient import TestClient
 from gateway_command import GatewayCommand
 from pydantic import SecretStr
-from refresh_workshop import Workshop
 from scripted_engine import ScriptedEngine, WordEncoder
 from scripted_gateway import ScriptedGateway
+from shared_workshop import SharedWorkshop
 from shelf import Shelf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -128,9 +128,9 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 @pytest.fixture
 def workshop(
     tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> Workshop:
-    """Where refreshes run through the real durable queue."""
-    return Workshop(tmp_path, chat_tokenizer, scripted_engine)
+) -> SharedWorkshop:
+    """Where refreshes, of people and of the population, run through the real durable queue."""
+    return SharedWorkshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 @pytest.fixture

@@ -15,15 +15,24 @@ from adapt.dataset import (
     assemble,
     build_dataset,
 )
-from adapt.history import History, learn_from
-from adapt.past import PastFact, PastText, past_facts
+from adapt.history import History, StoredFact, learn_from
+from adapt.past import PastFact, PastText
 from adapt.replay import Coverage
 from perce.retrieval import Encoder, Vectors
 from perce.shared_prefix_groups import shared_length
 from perce.tokens import ChatTokenizer
 
 BUDGET = ContextBudget(tokens=384, texts=3)
-FACTS = past_facts(["I keep bees."], WordEncoder())
+
+
+def past_facts(facts: Sequence[str]) -> list[PastFact]:
+    return [
+        PastFact(fact, vector)
+        for fact, vector in zip(facts, WordEncoder().encode(facts), strict=True)
+    ]
+
+
+FACTS = past_facts(["I keep bees."])
 
 
 def past_texts(encoder: Encoder, rows: list[tuple[str, str]]) -> list[PastText]:
@@ -90,7 +99,7 @@ def test_earlier_texts_are_found_by_the_query_and_not_by_the_answer(
 def test_facts_beyond_the_budget_are_those_near_to_the_query(
     reference_tokenizer: ChatTokenizer,
 ) -> None:
-    facts = past_facts((f"I like topic{number} most." for number in range(30)), WordEncoder())
+    facts = past_facts([f"I like topic{number} most." for number in range(30)])
     rows = [(f"Say something on topic{number}", "something") for number in (3, 9, 1, 7, 5)]
     small = ContextBudget(tokens=40, texts=0)
     dataset = build_dataset(
@@ -196,7 +205,7 @@ def test_the_fingerprint_tells_what_was_trained_on(
     assert fingerprint(history) == fingerprint(history[::-1])
     assert len(fingerprint(history)) == 64
     assert fingerprint(history) != fingerprint([*history[1:]])
-    assert fingerprint(history) != fingerprint(history, past_facts(["I keep ants."], WordEncoder()))
+    assert fingerprint(history) != fingerprint(history, past_facts(["I keep ants."]))
 
 
 def test_a_refresh_replays_a_share_of_what_was_learnt(
@@ -222,11 +231,17 @@ def test_a_stored_vector_spares_the_encoder(reference_tokenizer: ChatTokenizer) 
         StoredText(i + 1, *row, float(i), embedding=vectors[i].tobytes() if i else None)
         for i, row in enumerate(rows)
     ]
-    dataset = learn_from(
-        History(stored, ["I keep bees."]), encoder, reference_tokenizer, Recipe(BUDGET, 2048)
-    )
-    assert encoder.encoded == 10  # eight queries, a fact, and the text without a vector
-    assert dataset.train == build(past_texts(WordEncoder(), rows), reference_tokenizer).train
+    (own,), others = FACTS, np.ones(7, np.float32)
+    facts = [
+        StoredFact(own.text, own.vector.tobytes()),
+        StoredFact("I keep ants.", others.tobytes()),
+    ]
+    recipe = Recipe(BUDGET, 2048)
+    dataset = learn_from(History(stored, facts), encoder, reference_tokenizer, recipe)
+    # Eight queries, the text without a vector, and the fact with another encoder's.
+    assert encoder.encoded == 10
+    past, known = past_texts(WordEncoder(), rows), [own, *past_facts(["I keep ants."])]
+    assert dataset.train == assemble(past, known, reference_tokenizer, recipe).train
 
 
 class CountingEncoder(WordEncoder):

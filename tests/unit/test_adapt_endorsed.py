@@ -9,7 +9,7 @@ from scripted_engine import ScriptedEngine, WordEncoder
 
 from adapt.curation import StoredText
 from adapt.dataset import ContextBudget, Dataset, Recipe
-from adapt.history import History, learn_from
+from adapt.history import History, StoredFact, learn_from
 from server.app import create_app
 from server.services import Services
 from server.store import memory
@@ -52,7 +52,7 @@ def learnt(services: Services) -> tuple[Dataset, list[str]]:
         user = find_user(session, "mina")
         history = History(
             [StoredText.of(row) for row in memory.texts(session, user)],
-            [fact.text for fact in memory.facts(session, user)],
+            [StoredFact.of(fact) for fact in memory.facts(session, user)],
             memory.logged_replies(session, user),
         )
     recipe = Recipe(ContextBudget(384, 3), 2048)

@@ -82,7 +82,9 @@ def test_a_failure_has_no_verdict(workshop: Workshop, decision: str, step: str) 
         ended = workshop.ended(workshop.open(user)[0])
     assert (ended.status, ended.error) == ("failed", "broken")
     assert (ended.verdict, ended.reason) == (None, None)
-    assert all(adapter.state != "active" for adapter in workshop.adapters(user))
+    (adapter,) = workshop.adapters(user)
+    assert adapter.state != "active"
+    assert adapter.reason == ("" if decision == "publish" else "Worse: rejected.")
 
 
 def test_a_step_is_tried_for_minutes() -> None:

@@ -14,7 +14,7 @@ from scripted_engine import WordEncoder
 from adapt.curation import StoredText
 from adapt.dataset import ContextBudget, Dataset, Recipe
 from adapt.errors import NothingToLearnError
-from adapt.history import History, learn_from
+from adapt.history import History, StoredFact, learn_from
 from adapt.replay import Coverage
 from perce.example import Example
 from perce.tokens import ChatTokenizer
@@ -38,7 +38,7 @@ def history(
             StoredText(i + 1, asked[i] if i < len(asked) else f"Write post {i}.", text, float(i))
             for i, text in enumerate(texts)
         ],
-        list(facts),
+        [StoredFact(fact) for fact in facts],
     )
 
 

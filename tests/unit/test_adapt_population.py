@@ -12,7 +12,7 @@ from scripted_engine import WordEncoder
 from adapt.curation import StoredText
 from adapt.dataset import ContextBudget, Recipe
 from adapt.errors import NothingToLearnError
-from adapt.history import History, learn_from
+from adapt.history import History, StoredFact, learn_from
 from adapt.population import HELD_OUT_EVERY, MOST_HELD_OUT, Population, learn_from_population
 from adapt.replay import MIN_HELD_OUT, Coverage
 from perce.example import Example
@@ -35,7 +35,7 @@ def history(user: int, count: int) -> History:
         )
         for number in range(count)
     ]
-    return History(texts, [f"I am number {user} of many."])
+    return History(texts, [StoredFact(f"I am number {user} of many.")])
 
 
 def learn(

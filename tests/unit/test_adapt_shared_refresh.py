@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MethodType
 
-import pytest
 from refresh_workshop import KilledError, ScriptedTrainer
 from running_stack import wait_until
 from scripted_engine import ScriptedEngine
@@ -20,13 +19,6 @@ from perce.tokens import ChatTokenizer
 from server import pointer
 from server.store import memory
 from server.store.memory import NewText
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> SharedWorkshop:
-    return SharedWorkshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def test_a_refresh_of_the_population_learns_from_those_who_share(

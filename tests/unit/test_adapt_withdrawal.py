@@ -1,24 +1,14 @@
 """Somebody leaves the population while it, or who goes on from it, is being refreshed."""
 
-from pathlib import Path
 from types import MethodType
 
 import pytest
 from running_stack import wait_until
-from scripted_engine import ScriptedEngine
 from shared_workshop import SharedWorkshop, before
 
 from adapt import workflow
-from perce.tokens import ChatTokenizer
 from server import erasure, fleets, permissions
 from server.store.tables.people import User
-
-
-@pytest.fixture
-def workshop(
-    tmp_path: Path, chat_tokenizer: ChatTokenizer, scripted_engine: ScriptedEngine
-) -> SharedWorkshop:
-    return SharedWorkshop(tmp_path, chat_tokenizer, scripted_engine)
 
 
 def test_whoever_leaves_stops_what_the_population_learns(workshop: SharedWorkshop) -> None:

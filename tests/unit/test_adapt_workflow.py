@@ -1,6 +1,8 @@
 """Refreshes through the real durable queue, with a scripted trainer and engine."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ from perce.train import TrainingDiverged
 from server import pointer
 from server.cancellation import cancel_refresh
 from server.errors import ConflictError
+from server.naps import LOOK_EVERY_S, end_nap, note_nap
+from server.store.tables.base import now
 from server.store.tables.people import User
+from server.store.tables.workers import WorkerBeat
 
 STEPS = {
     "candidate": ("dataset", "gate"),
@@ -75,6 +80,7 @@ def test_a_worker_killed_at_any_step_publishes_once(
     assert (ended.status, ended.verdict, ended.error) == ("succeeded", "publish", None)
     (adapter,) = workshop.adapters(user)
     assert (adapter.state, adapter.version) == ("active", 1)
+    assert adapter.reason == "Better: published."
     folder = Path(adapter.folder)
     assert (folder / "adapter_model.safetensors").read_text().startswith("training")
     assert [path.name for path in folder.parent.iterdir()] == ["v1"]
@@ -119,6 +125,30 @@ def test_a_version_that_became_active_meanwhile_is_not_replaced(workshop: Worksh
     assert (ended.status, ended.verdict) == ("succeeded", "reject")
     assert "the base model became active" in (ended.reason or "")
     assert all(adapter.state != "active" for adapter in workshop.adapters(user))
+
+
+@pytest.mark.parametrize(("expected_in_s", "stage"), [(60, "publish"), (-60, "warm")])
+def test_a_version_waits_for_engines_that_sleep_for_another_worker(
+    workshop: Workshop, expected_in_s: float, stage: str
+) -> None:
+    user = workshop.user("mina")
+    with workshop.database.write() as session:
+        session.add(WorkerBeat(id="other", token="other.1", host="h", pid=1))
+        until = now() + timedelta(seconds=expected_in_s)
+        note_nap(session, ["http://engine"], "other.1", until)
+    with workshop.worker():
+        (refresh_id,) = workshop.open(user)
+        workshop.until(refresh_id, lambda row: row.verdict is not None)
+        time.sleep(2 * LOOK_EVERY_S)
+        assert workshop.engine.requests == []
+        # Only a nap that lasts too long takes of the patience that a step has.
+        waiting = workshop.refresh(refresh_id)
+        assert (waiting.status, waiting.stage) == ("running", stage)
+        with workshop.database.write() as session:
+            end_nap(session, "http://engine")
+        ended = workshop.ended(refresh_id)
+    assert (ended.status, ended.verdict, ended.error) == ("succeeded", "publish", None)
+    assert list(workshop.engine.loaded) == ["u1@v1"]
 
 
 def test_a_rejected_candidate_is_a_success_that_changes_nothing(workshop: Workshop) -> None:

@@ -74,6 +74,10 @@ BAD_REQUESTS: list[tuple[Callable[[TestClient], Response], int, str]] = [
     (lambda g: g.post("/v1/users/mina/refreshes/%00/cancel"), 404, "no refresh"),
     (lambda g: g.get("/v1/schedule/plan", params={"after": 2**31}), 400, "after"),
     (lambda g: g.post("/v1/adapters/verify", json={"after": 2**31}), 400, "after"),
+    (lambda g: g.get("/v1/users/mina/history", params={"after": 2**31}), 400, "after"),
+    (lambda g: g.get("/v1/users/mina/history", params={"after": 999}), 404, "no text 999"),
+    (lambda g: g.get("/v1/users/mina/history", params={"limit": 1001}), 400, "limit"),
+    (lambda g: g.get("/v1/users/mina/history", params={"limit": 0}), 400, "limit"),
     (lambda g: g.get("/v1/nothing"), 404, "Not Found"),
 ]
 

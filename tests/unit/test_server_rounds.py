@@ -31,6 +31,9 @@ def test_a_round_counts_how_its_refreshes_stand(database: Database) -> None:
         ("succeeded", "reject"),
         ("failed", None),
         ("running", None),
+        # Its version is being warmed; the other one's refresh is about to be closed.
+        ("running", "publish"),
+        ("running", "reject"),
         ("queued", None),
     ]
     with database.write() as session:
@@ -58,11 +61,11 @@ def test_a_round_counts_how_its_refreshes_stand(database: Database) -> None:
             )
     with database.read() as session:
         stand = round_progress(session, plan.id, start + timedelta(seconds=60))
-    assert (stand.users, stand.done, stand.running) == (5, 3, 1)
+    assert (stand.users, stand.done, stand.running) == (7, 3, 3)
     assert (stand.published, stand.rejected, stand.failed, stand.cancelled) == (1, 1, 1, 0)
-    assert stand.tokens_per_s == 120.0
-    # Three users of ten expected seconds each took sixty; two are left.
-    assert stand.seconds_left == pytest.approx(40.0)
+    assert stand.tokens_per_s == 360.0
+    # Three users of ten expected seconds each took sixty; four are left.
+    assert stand.seconds_left == pytest.approx(80.0)
 
 
 def test_a_round_without_refreshes_has_nothing_left(database: Database) -> None:

@@ -17,6 +17,7 @@ from perce.tokens import ChatTokenizer
 from server.engine import Engine, ServedModel
 from server.errors import EngineRefusedError
 from server.explain import Explainer
+from server.naps import Naps
 from server.scorer import EngineScorer
 from server.servings import Serving
 from server.store.tables.people import User
@@ -26,6 +27,16 @@ ITEMS = [
     ContextItem("fact", "i have a sourdough named gerald."),
     *(ContextItem("text", f"bread number {n} is the best so far", f"post {n}") for n in range(3)),
 ]
+
+
+class NoNaps(Naps):
+    """Knows engines that never sleep."""
+
+    def __init__(self) -> None:
+        """There is no store to look at."""
+
+    def check(self, engines: Sequence[Engine]) -> None:
+        """None of them sleeps."""
 
 
 def serving_of(
@@ -38,6 +49,7 @@ def serving_of(
         adapter=None,
         engine=Engine("http://engine", transport=engine.transport()),
         base=ServedModel("scripted", max_length),
+        naps=NoNaps(),
     )
 
 
@@ -76,7 +88,8 @@ def test_no_more_requests_than_allowed_are_under_way() -> None:
 
     engine = Engine("http://engine", transport=httpx.MockTransport(answer))
     base = ServedModel("scripted", 2048)
-    serving = Serving(User(id=1, name="mina"), [], prompt_pair(ASKED, ()), None, engine, base)
+    user = User(id=1, name="mina")
+    serving = Serving(user, [], prompt_pair(ASKED, ()), None, engine, base, NoNaps())
     scorer = EngineScorer(serving, under_way=4)
     scores = asyncio.run(scorer.logprobs([[1, 2]] * 12, [[3, 4]] * 12, adapter=True))
     assert scores == [[-1.0, -1.0]] * 12
@@ -92,6 +105,7 @@ def test_a_refusal_reaches_the_caller(scripted_engine: ScriptedEngine) -> None:
         None,
         serving.engine,
         ServedModel("another", 2048),
+        NoNaps(),
     )
     with pytest.raises(EngineRefusedError, match="does not exist"):
         asyncio.run(EngineScorer(unknown).logprobs([[1, 2]] * 3, [[3]] * 3, adapter=False))

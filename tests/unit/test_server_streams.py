@@ -1,13 +1,19 @@
 """Streams from the engine to the client: several choices, names, and streams that are left."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
 import pytest
 from fastapi.testclient import TestClient
 from gateway_calls import HELLO, events
 from scripted_engine import ScriptedEngine
 from sqlalchemy import func, select
+from sse_starlette import EventSourceResponse
 
+from server.auth import Principal
 from server.reply import Reply
-from server.schemas import ChatRequest
+from server.routes.openai import completions
+from server.schemas import ChatRequest, CompletionRequest
 from server.services import Services
 from server.store.tables.adapters import Adapter, Lease
 from server.store.tables.people import User
@@ -59,8 +65,25 @@ def test_a_reply_is_complete_when_all_its_choices_have_ended() -> None:
     assert reply.prompt_token_ids == [5, 6]
 
 
+async def chat_stream(services: Services) -> AsyncGenerator[object]:
+    return services.chat.stream(mina_of(services), asked())
+
+
+async def completion_stream(services: Services) -> AsyncGenerator[object]:
+    request = CompletionRequest(prompt="bread is", user="mina", stream=True)
+    answer = await completions(request, services, Principal("service"))
+    assert isinstance(answer, EventSourceResponse)
+    assert isinstance(answer.body_iterator, AsyncGenerator)
+    return answer.body_iterator
+
+
+@pytest.mark.parametrize("stream", [chat_stream, completion_stream])
 def test_the_engines_stream_is_closed_before_the_lease_goes_back(
-    gateway: TestClient, adapter: Adapter, services: Services, scripted_engine: ScriptedEngine
+    gateway: TestClient,
+    adapter: Adapter,
+    services: Services,
+    scripted_engine: ScriptedEngine,
+    stream: Callable[[Services], Awaitable[AsyncGenerator[object]]],
 ) -> None:
     leases_at_close = list[int | None]()
 
@@ -69,12 +92,15 @@ def test_the_engines_stream_is_closed_before_the_lease_goes_back(
             return session.scalar(select(func.count()).select_from(Lease))
 
     scripted_engine.closed = lambda: leases_at_close.append(leases())
+    # Long enough for the lease to go back, were it not for the stream.
+    scripted_engine.closing_s = 0.3
     scripted_engine.replies = ["gerald is warm"]
 
     async def leave() -> None:
-        chunks = services.chat.stream(mina_of(services), asked())
+        chunks = await stream(services)
         await anext(chunks)
         await chunks.aclose()
+        await asyncio.sleep(2 * scripted_engine.closing_s)
 
     assert gateway.portal
     gateway.portal.call(leave)

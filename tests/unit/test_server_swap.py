@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from perce.tokens import ChatTokenizer
 from server import leases, pointer, retention, swap
 from server.adapter_store import DamagedAdapterError
 from server.engine import Engine
-from server.errors import EngineUnavailableError
+from server.errors import EngineAsleepError, EngineUnavailableError
+from server.naps import note_nap
 from server.store.tables.adapters import Adapter
+from server.store.tables.base import now
 from server.store.tables.people import AuditEntry, User
 from server.store.tables.refreshes import Refresh
 
@@ -63,7 +66,7 @@ def files(adapter: Adapter) -> bool:
 
 def test_warm_loads_and_tries_on_every_engine(shelf: Shelf, engines: Engines) -> None:
     adapter = shelf.candidate(shelf.user())
-    engines.run(lambda clients: swap.warm(clients, adapter))
+    engines.run(lambda clients: swap.warm(shelf.database, clients, adapter))
     for engine in (engines.first, engines.second):
         assert engine.loaded == {adapter.name: adapter.folder}
         assert engine.bodies("/v1/completions")[0]["model"] == adapter.name
@@ -73,10 +76,10 @@ def test_warm_fails_where_one_engine_does(shelf: Shelf, engines: Engines) -> Non
     adapter = shelf.candidate(shelf.user())
     engines.first.down = True
     with pytest.raises(EngineUnavailableError):
-        engines.run(lambda clients: swap.warm(clients, adapter))
+        engines.run(lambda clients: swap.warm(shelf.database, clients, adapter))
     assert engines.second.bodies("/v1/completions")  # to its end, not dropped on the way
     engines.first.down = False
-    engines.run(lambda clients: swap.warm(clients, adapter))
+    engines.run(lambda clients: swap.warm(shelf.database, clients, adapter))
     assert set(engines.first.loaded) == set(engines.second.loaded) == {adapter.name}
 
 
@@ -84,8 +87,25 @@ def test_warm_never_shows_an_engine_a_damaged_version(shelf: Shelf, engines: Eng
     adapter = shelf.candidate(shelf.user())
     (Path(adapter.folder) / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(DamagedAdapterError):
-        engines.run(lambda clients: swap.warm(clients, adapter))
+        engines.run(lambda clients: swap.warm(shelf.database, clients, adapter))
     assert engines.first.requests == engines.second.requests == []
+
+
+@pytest.mark.parametrize("expected_in_s", [30, -30])
+def test_engines_that_sleep_load_nothing_and_unload_all_the_same(
+    shelf: Shelf, engines: Engines, drain: Callable[..., None], expected_in_s: float
+) -> None:
+    user = shelf.user()
+    old, new = shelf.publish(user), shelf.publish(user)
+    engines.hold(old)
+    with shelf.database.write() as session:
+        note_nap(session, ["http://engine"], "w", now() + timedelta(seconds=expected_in_s))
+    with pytest.raises(EngineAsleepError):
+        engines.run(lambda clients: swap.warm(shelf.database, clients, new))
+    assert engines.first.requests == engines.second.requests == []
+    drain(user, keep=0)
+    assert engines.first.loaded == engines.second.loaded == {}
+    assert not files(old)
 
 
 def test_drain_waits_for_the_last_request_and_spares_the_active_version(

@@ -12,6 +12,9 @@ from sqlalchemy import JSON, DateTime, Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
+ID_BOUND = 2**31
+"""All ids and ranks are below: PostgreSQL refuses a larger one, even to compare with."""
+
 
 def now() -> datetime:
     """Return the current time, aware, in UTC."""
